@@ -1,0 +1,107 @@
+//! CreateExecution and RetryExecution.
+
+use runmesh_events::{ExecutionId, NewEvent, Payload, TraceParent};
+use runmesh_proto::{
+    event::ExecutionRequested,
+    execution::{CreateExecutionRequest, Execution, ExecutionSpec, RetryExecutionRequest},
+};
+use runmesh_rpc::Caller;
+use runmesh_store::{Expected, StoreError};
+
+use crate::{
+    error::ExecutionError,
+    projection, spec,
+    service::{ExecutionService, PRODUCER, execution_id},
+    validate,
+};
+
+/// The greatest number of characters of a request id.
+const MAX_REQUEST_ID: usize = 128;
+
+pub(crate) async fn create(
+    service: &ExecutionService,
+    caller: &Caller,
+    trace: &TraceParent,
+    request: CreateExecutionRequest,
+) -> Result<Execution, ExecutionError> {
+    let spec = request.spec.ok_or_else(|| ExecutionError::field("spec", "is missing"))?;
+    record(service, caller, trace, Asked { spec, request_id: request.request_id, retry_of: String::new() }).await
+}
+
+pub(crate) async fn retry(
+    service: &ExecutionService,
+    caller: &Caller,
+    trace: &TraceParent,
+    request: RetryExecutionRequest,
+) -> Result<Execution, ExecutionError> {
+    let id = execution_id(&request.execution_id)?;
+    let loaded = service.load(&id).await?;
+    if !loaded.log.terminal() {
+        return Err(ExecutionError::NotEnded(id.to_string()));
+    }
+    let mut spec = loaded.log.execution().spec.clone().unwrap_or_default();
+    if spec.files.iter().all(|file| file.path != spec.entrypoint) && spec.script.is_empty() {
+        spec.entrypoint.clear();
+    }
+    record(service, caller, trace, Asked { spec, request_id: request.request_id, retry_of: id.to_string() }).await
+}
+
+struct Asked {
+    spec: ExecutionSpec,
+    request_id: String,
+    retry_of: String,
+}
+
+async fn record(
+    service: &ExecutionService,
+    caller: &Caller,
+    trace: &TraceParent,
+    asked: Asked,
+) -> Result<Execution, ExecutionError> {
+    if asked.request_id.chars().count() > MAX_REQUEST_ID {
+        return Err(ExecutionError::field("request_id", format!("has more than {MAX_REQUEST_ID} characters")));
+    }
+    let version = asked.spec.language_version.clone();
+    let (spec, runtime) = validate::spec(asked.spec, service.config(), service.runtimes())?;
+    // A request id leads to one execution id, so the second of two calls finds the log that the first began.
+    let id = match asked.request_id.as_str() {
+        "" => ExecutionId::new(),
+        request_id => ExecutionId::for_request(&caller.user_id, request_id),
+    };
+    let payload = ExecutionRequested {
+        retry_of: asked.retry_of,
+        request_id: asked.request_id,
+        ..spec::to_request(&id.to_string(), &caller.user_id, spec, &runtime)
+    };
+    let event = NewEvent::root(PRODUCER, &caller.user_id, trace, payload.clone());
+    let appended = service.store().append(&id.aggregate(), Expected::Sequence(0), vec![event]).await;
+    match appended {
+        Ok(_) => {
+            // The group would do it too; done here, a list right after the call has it.
+            projection::project(service, &id.to_string()).await?;
+        }
+        Err(StoreError::Conflict { .. }) => same_request(service, &id, payload, &version).await?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(service.load(&id).await?.execution())
+}
+
+/// Checks that the log begins with the same request.
+async fn same_request(
+    service: &ExecutionService,
+    id: &ExecutionId,
+    mut payload: ExecutionRequested,
+    asked_version: &str,
+) -> Result<(), ExecutionError> {
+    let loaded = service.load(id).await?;
+    let request_id = payload.request_id.clone();
+    let Some(Payload::ExecutionRequested(known)) = &loaded.first.payload else {
+        return Err(ExecutionError::RequestIdReused(request_id));
+    };
+    // "The newest" may be another one by now; it is the same request all the same.
+    if known.language_version.starts_with(asked_version) {
+        payload.language_version.clone_from(&known.language_version);
+        payload.runtime_command.clone_from(&known.runtime_command);
+    }
+    if *known == payload { Ok(()) } else { Err(ExecutionError::RequestIdReused(request_id)) }
+}

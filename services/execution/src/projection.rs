@@ -1,0 +1,69 @@
+//! The group that keeps the documents of lists up to date.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use async_trait::async_trait;
+use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
+use runmesh_events::{AggregateId, GroupName};
+use runmesh_store::{StoreError, read_log};
+
+use crate::{
+    document::Summary,
+    service::ExecutionService,
+    state::{ExecutionLog, TYPES},
+};
+
+/// The group that keeps the documents of lists up to date.
+pub const GROUP: GroupName = GroupName::new("execution-coordinator");
+
+/// How many executions' newest sequences are kept in mind.
+const REMEMBERED: usize = 4_096;
+
+/// The consumer group of the execution service.
+pub fn consumer_group(service: &ExecutionService) -> ConsumerGroup {
+    let projection = Projection { service: service.clone(), seen: Mutex::default() };
+    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &TYPES, std::sync::Arc::new(projection)) }
+}
+
+struct Projection {
+    service: ExecutionService,
+    /// The sequence that the document of an execution has taken into account. Losing it costs a read.
+    seen: Mutex<HashMap<String, u64>>,
+}
+
+#[async_trait]
+impl Handler for Projection {
+    async fn handle(&self, incoming: &Incoming) -> Result<(), HandlerError> {
+        let event = &incoming.event;
+        let seen = |projection: &Self| projection.seen.lock().ok()?.get(&event.aggregate_id).copied();
+        if seen(self).is_some_and(|sequence| sequence >= event.sequence) {
+            return Ok(());
+        }
+        let sequence = project(&self.service, &event.aggregate_id).await?;
+        if let Ok(mut seen) = self.seen.lock() {
+            if seen.len() >= REMEMBERED {
+                seen.clear();
+            }
+            seen.insert(event.aggregate_id.clone(), sequence);
+        }
+        Ok(())
+    }
+}
+
+/// Brings the document of an execution up to its log. Returns the sequence that it has taken into account.
+pub(crate) async fn project(service: &ExecutionService, execution_id: &str) -> Result<u64, StoreError> {
+    let (events, head) = read_log(service.store(), &AggregateId::from(execution_id), &TYPES).await?;
+    let log = ExecutionLog::of(events.iter().map(AsRef::as_ref));
+    if !log.exists() {
+        // It was deleted while its events were on the way.
+        service.documents().delete(execution_id).await?;
+        return Ok(head);
+    }
+    let summary = Summary(log.summary());
+    match service.documents().get(execution_id).await? {
+        None => service.documents().insert(&summary).await?,
+        Some(known) if known.document.0.last_sequence >= summary.0.last_sequence => known.revision,
+        Some(known) => service.documents().update(&summary, known.revision).await?,
+    };
+    Ok(head)
+}

@@ -1,0 +1,65 @@
+//! Between what a client asks for and the event that records it.
+
+use runmesh_proto::{
+    event::ExecutionRequested,
+    execution::{ExecutionSpec, Limits, Runtime},
+};
+
+/// The event's payload for a spec that is valid and has its limits filled in.
+pub(crate) fn to_request(execution_id: &str, user_id: &str, spec: ExecutionSpec, runtime: &Runtime) -> ExecutionRequested {
+    let limits = spec.limits.unwrap_or_default();
+    let priority = spec.priority;
+    let cpu = format!("{}m", limits.cpu_millis);
+    let memory = limits.memory_bytes.to_string();
+    let runtime_filename = match (spec.entrypoint.is_empty(), spec.script.is_empty()) {
+        (false, _) => spec.entrypoint,
+        (true, false) => runtime.file_name.clone(),
+        (true, true) => spec.files.first().map(|file| file.path.clone()).unwrap_or_default(),
+    };
+    ExecutionRequested {
+        execution_id: execution_id.to_owned(),
+        script: spec.script,
+        language: spec.language,
+        language_version: runtime.version.clone(),
+        runtime_image: String::new(),
+        runtime_command: runtime.command.clone(),
+        runtime_filename,
+        timeout: limits.wall_time,
+        cpu_limit: cpu.clone(),
+        memory_limit: memory.clone(),
+        cpu_request: cpu,
+        memory_request: memory,
+        priority,
+        user_id: user_id.to_owned(),
+        files: spec.files,
+        args: spec.args,
+        stdin: spec.stdin,
+        environment: spec.environment,
+        output_limit_bytes: limits.output_bytes,
+        labels: spec.labels,
+        retry_of: String::new(),
+        request_id: String::new(),
+    }
+}
+
+/// The spec that a recorded request stands for.
+pub(crate) fn of_request(request: &ExecutionRequested) -> ExecutionSpec {
+    ExecutionSpec {
+        language: request.language.clone(),
+        language_version: request.language_version.clone(),
+        script: request.script.clone(),
+        files: request.files.clone(),
+        entrypoint: request.runtime_filename.clone(),
+        args: request.args.clone(),
+        stdin: request.stdin.clone(),
+        environment: request.environment.clone(),
+        limits: Some(Limits {
+            wall_time: request.timeout,
+            output_bytes: request.output_limit_bytes,
+            memory_bytes: request.memory_limit.parse().unwrap_or_default(),
+            cpu_millis: request.cpu_limit.trim_end_matches('m').parse().unwrap_or_default(),
+        }),
+        priority: request.priority,
+        labels: request.labels.clone(),
+    }
+}

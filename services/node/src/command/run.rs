@@ -1,0 +1,202 @@
+//! `runmesh run`: one script, its output as it comes, its verdict, its exit code.
+
+use std::{
+    io::{Read as _, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use runmesh_events::{Payload, from_duration, to_duration};
+use runmesh_proto::{
+    event::OutputStream,
+    execution::{
+        CancelExecutionRequest, CreateExecutionRequest, Execution, ExecutionSpec, ExecutionState, Limits,
+        WatchExecutionRequest, WatchExecutionResponse, execution_service_client::ExecutionServiceClient,
+        watch_execution_response::Item,
+    },
+};
+use runmesh_runner::{Runtimes, Search};
+use tonic::{body::Body, client::GrpcService, codegen::StdError, service::interceptor::InterceptedService};
+
+use super::{connect, print, serve::{Stop, settings}};
+use crate::{Environment, Listeners, Node, Role, Roles, cli::RunArgs, telemetry::Telemetry};
+
+/// Exit codes beside the script's own, as those of `timeout` and of a shell.
+mod exit {
+    pub(super) const FAILED: u8 = 1;
+    pub(super) const TIMED_OUT: u8 = 124;
+    pub(super) const CANCELLED: u8 = 130;
+}
+
+pub(super) async fn run(args: RunArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
+    let spec = spec(&args, environment).await?;
+    let stop = Stop::listen()?;
+    if args.server.server.is_some() {
+        let (channel, credentials) = connect(&args.server).await?;
+        let client = ExecutionServiceClient::new(InterceptedService::new(channel, credentials));
+        return follow(client, spec, args.json, stop).await;
+    }
+    // An own node, without listeners; its data goes with it unless a folder is named.
+    let mut config = settings(&args.config, environment, None)?;
+    let folder;
+    if config.data.as_os_str().is_empty() {
+        folder = tempfile::Builder::new().prefix("runmesh-").tempdir()?;
+        config.data = folder.path().to_owned();
+    }
+    if !args.config.overrides.iter().any(|entry| entry.starts_with("log.filter=")) {
+        config.log.filter = "warn".to_owned();
+    }
+    let telemetry = Telemetry::install(&config)?;
+    let roles = Roles::of(Role::ALL.into_iter().filter(|role| *role != Role::Gateway));
+    let node = Node::start(&config, environment, &roles, Listeners::default(), None).await?;
+    let result = follow(ExecutionServiceClient::new(node.local()), spec, args.json, stop).await;
+    node.shutdown().await;
+    telemetry.shutdown();
+    result
+}
+
+async fn spec(args: &RunArgs, environment: &Environment) -> anyhow::Result<ExecutionSpec> {
+    let script = std::fs::read_to_string(&args.file)
+        .with_context(|| format!("can't read the script {}", args.file.display()))?;
+    let language = match &args.language {
+        Some(language) => language.clone(),
+        None => language_of(&args.file, environment).await?,
+    };
+    let stdin = match args.stdin.as_deref() {
+        None => Vec::new(),
+        Some(path) if path == Path::new("-") => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("can't read standard input")?;
+            bytes
+        }
+        Some(path) => std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?,
+    };
+    let variables = args.environment.iter().map(|entry| {
+        let (name, value) =
+            entry.split_once('=').with_context(|| format!("--env {entry:?} is not of the form NAME=VALUE"))?;
+        Ok((name.to_owned(), value.to_owned()))
+    });
+    let wall_time = args.timeout.map(to_duration);
+    Ok(ExecutionSpec {
+        language,
+        language_version: args.language_version.clone(),
+        script,
+        entrypoint: args.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        args: args.args.clone(),
+        stdin: Bytes::from(stdin),
+        environment: variables.collect::<anyhow::Result<_>>()?,
+        limits: Some(Limits { wall_time, ..Limits::default() }),
+        ..ExecutionSpec::default()
+    })
+}
+
+async fn language_of(file: &Path, environment: &Environment) -> anyhow::Result<String> {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    // Only the registry is asked, not the machine: the script may run elsewhere.
+    let registry = Runtimes::discover(&Search { home: environment.home.clone(), ..Search::default() }).await?;
+    registry
+        .language_of(&name)
+        .map(ToOwned::to_owned)
+        .with_context(|| format!("can't tell the language of {name:?} by its extension; name it with --language"))
+}
+
+async fn follow<T>(
+    mut client: ExecutionServiceClient<T>,
+    spec: ExecutionSpec,
+    as_json: bool,
+    mut stop: Stop,
+) -> anyhow::Result<ExitCode>
+where
+    T: GrpcService<Body> + Clone,
+    T::Error: Into<StdError>,
+    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as http_body::Body>::Error: Into<StdError> + Send,
+{
+    let request = CreateExecutionRequest { request_id: String::new(), spec: Some(spec) };
+    let created = client.create_execution(request).await.map_err(|status| print::error(&status))?.into_inner();
+    let execution_id = created.execution.unwrap_or_default().execution_id;
+    let mut cursor = String::new();
+    let mut asked_to_stop = false;
+    loop {
+        let watch = WatchExecutionRequest { execution_id: execution_id.clone(), cursor: cursor.clone() };
+        let mut events =
+            client.watch_execution(watch).await.map_err(|status| print::error(&status))?.into_inner();
+        loop {
+            let next = tokio::select! {
+                next = events.try_next() => next,
+                () = stop.asked() => {
+                    if asked_to_stop {
+                        anyhow::bail!("stopped before the script had ended");
+                    }
+                    asked_to_stop = true;
+                    let cancel = CancelExecutionRequest {
+                        execution_id: execution_id.clone(),
+                        reason: "interrupted at the terminal".to_owned(),
+                    };
+                    // It may have ended in this moment; the stream tells.
+                    let _ = client.cancel_execution(cancel).await;
+                    continue;
+                }
+            };
+            match next {
+                Ok(Some(response)) => {
+                    cursor.clone_from(&response.cursor);
+                    show(&response, as_json)?;
+                    if let Some(Item::End(end)) = response.item {
+                        return Ok(verdict(&end.execution.unwrap_or_default(), as_json));
+                    }
+                }
+                Ok(None) => anyhow::bail!("the stream ended without the script's end"),
+                // The node went away or was cut off: watch again from where the stream was.
+                Err(status) if status.code() == tonic::Code::Unavailable => break,
+                Err(status) => return Err(print::error(&status)),
+            }
+        }
+    }
+}
+
+fn show(response: &WatchExecutionResponse, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        let descriptor = runmesh_proto::descriptors()
+            .get_message_by_name("runmesh.execution.v1.WatchExecutionResponse")
+            .context("the contract has no WatchExecutionResponse")?;
+        println!("{}", print::json(&print::dynamic(response, descriptor)?)?);
+        return Ok(());
+    }
+    let Some(Item::Event(event)) = &response.item else { return Ok(()) };
+    if let Some(Payload::ExecutionOutput(output)) = &event.payload {
+        match output.stream() {
+            OutputStream::Stderr => write(&mut std::io::stderr().lock(), &output.data)?,
+            _ => write(&mut std::io::stdout().lock(), &output.data)?,
+        }
+    }
+    Ok(())
+}
+
+fn write(to: &mut impl std::io::Write, data: &[u8]) -> std::io::Result<()> {
+    to.write_all(data)?;
+    to.flush()
+}
+
+fn verdict(execution: &Execution, as_json: bool) -> ExitCode {
+    let (word, code) = match execution.state() {
+        ExecutionState::Completed => ("completed", 0),
+        ExecutionState::TimedOut => ("timed out", exit::TIMED_OUT),
+        ExecutionState::Cancelled => ("cancelled", exit::CANCELLED),
+        _ => ("failed", execution.exit_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILED)),
+    };
+    if !as_json {
+        let usage = execution.resource_usage.unwrap_or_default();
+        let wall = usage.wall_time.as_ref().and_then(from_duration).unwrap_or_default();
+        let why = if execution.error_message.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", execution.error_message)
+        };
+        let _ = writeln!(std::io::stderr(), "{word} after {:.3} s, exit code {code}{why}", wall.as_secs_f64());
+    }
+    ExitCode::from(code)
+}

@@ -1,0 +1,112 @@
+//! Puts the services of the node's roles together.
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use runmesh_bus::ConsumerGroup;
+use runmesh_execution::{Dependencies, Erasure, ExecutionService};
+use runmesh_results::ResultService;
+use runmesh_rpc::{RpcServer, RpcServerBuilder};
+use runmesh_runner::{ProcessConfig, ProcessSandbox, Runner, Runtimes, Sandbox, Search};
+use runmesh_scheduler::Scheduler;
+use runmesh_store::{DocumentStore, EventStore, SqliteStore, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use super::NodeError;
+use crate::{Config, Environment, Role, Roles, runtimes::LocalRuntimes};
+
+/// What services are put together from.
+pub(super) struct Parts<'a> {
+    pub(super) config: &'a Config,
+    pub(super) environment: &'a Environment,
+    pub(super) data: &'a Path,
+    pub(super) roles: &'a Roles,
+    pub(super) store: &'a SqliteStore,
+    pub(super) intake: &'a CancellationToken,
+}
+
+/// The services of the roles.
+pub(super) struct Built {
+    pub(super) server: RpcServer,
+    pub(super) groups: Vec<ConsumerGroup>,
+    /// By itself, since it stops first.
+    pub(super) runner_group: Option<ConsumerGroup>,
+    pub(super) runner: Option<Runner>,
+}
+
+impl Parts<'_> {
+    fn events(&self) -> Arc<dyn EventStore> {
+        Arc::new(self.store.clone())
+    }
+
+    fn documents(&self) -> Arc<dyn DocumentStore> {
+        Arc::new(self.store.clone())
+    }
+
+    pub(super) async fn build(self, mut builder: RpcServerBuilder) -> Result<Built, NodeError> {
+        let mut groups = Vec::new();
+        let results = ResultService::build(self.events(), self.documents()).await?;
+        // Recovery comes before the groups run: what a crash left half done is finished first.
+        let (mut runner, mut runner_group) = (None, None);
+        let sandbox = Arc::new(ProcessSandbox::open(ProcessConfig {
+            cancel_grace: self.config.runner.cancel_grace,
+            ..ProcessConfig::new(self.data.join("work"))
+        })?);
+        if self.roles.has(Role::Runner) {
+            let sandbox: Arc<dyn Sandbox> = sandbox.clone();
+            let built = Runner::build(&self.config.node, self.events(), self.documents(), sandbox).await?;
+            built.recover().await?;
+            runner_group = Some(built.consumer_group());
+            runner = Some(built);
+        }
+        if self.roles.has(Role::Scheduler) {
+            let scheduler = Scheduler::build(&self.config.scheduler, self.events(), self.documents()).await?;
+            scheduler.recover().await?;
+            groups.push(scheduler.consumer_group());
+        }
+        if self.roles.has(Role::Saga) {
+            groups.push(runmesh_saga::consumer_group(self.events()));
+        }
+        if self.roles.has(Role::Results) {
+            groups.push(runmesh_results::consumer_group(&results, self.events()));
+            builder = builder.add_service(results.clone().into_server());
+        }
+        if self.roles.has(Role::Execution) {
+            let execution = self.execution(&results, sandbox.as_ref()).await?;
+            groups.push(runmesh_execution::consumer_group(&execution));
+            builder = builder.add_service(execution.into_server());
+        }
+        Ok(Built { server: builder.build(), groups, runner_group, runner })
+    }
+
+    async fn execution(&self, results: &ResultService, sandbox: &dyn Sandbox) -> Result<ExecutionService, NodeError> {
+        let search = Search {
+            path: self.environment.path.clone(),
+            home: self.environment.home.clone(),
+            registry: self.config.runner.runtimes.clone(),
+            cache: Some(self.environment.data_folder().join("runtimes.json")),
+        };
+        let found = Runtimes::discover(&search).await?;
+        for (language, package) in found.missing() {
+            tracing::debug!(language, package, "not found here");
+        }
+        let dependencies = Dependencies {
+            store: self.events(),
+            documents: self.documents(),
+            runtimes: Arc::new(LocalRuntimes::new(found, sandbox)),
+            erasures: vec![Arc::new(EraseResult(results.clone()))],
+            shutdown: self.intake.clone(),
+        };
+        Ok(ExecutionService::build(self.config.execution.clone(), dependencies).await?)
+    }
+}
+
+/// A result goes with its execution.
+struct EraseResult(ResultService);
+
+#[async_trait]
+impl Erasure for EraseResult {
+    async fn erase(&self, execution_id: &str) -> Result<(), StoreError> {
+        self.0.erase(execution_id).await
+    }
+}

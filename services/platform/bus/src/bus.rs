@@ -1,0 +1,103 @@
+//! The narrow trait that every backend implements.
+
+use async_trait::async_trait;
+use runmesh_events::{EventType, GroupName, TopicSpec};
+
+use crate::{BusError, Delivery, Record};
+
+/// A sequence of offsets that a backend commits by itself: a partition of a topic, or a whole topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane {
+    /// The topic's event type.
+    pub event_type: EventType,
+    /// The partition. 0 where the backend commits whole topics.
+    pub partition: i32,
+}
+
+/// Where a published record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: u64,
+}
+
+/// A setting of a topic that is not what the catalog says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicDrift {
+    /// The topic's name.
+    pub topic: String,
+    /// The setting.
+    pub setting: &'static str,
+    /// What the catalog says.
+    pub wanted: String,
+    /// What the topic has.
+    pub found: String,
+}
+
+/// What ensuring the topics did and found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicReport {
+    /// Topics that were made.
+    pub created: Vec<String>,
+    /// Topics that were given more partitions.
+    pub grown: Vec<String>,
+    /// Settings that are not as wanted and were left alone.
+    pub drift: Vec<TopicDrift>,
+}
+
+/// How far a group is behind on one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupLag {
+    /// The topic's event type.
+    pub event_type: EventType,
+    /// The number of records that the group has not finished.
+    pub records: u64,
+}
+
+/// What a subscription yields.
+#[derive(Debug)]
+pub enum Batch {
+    /// Records, in order within each lane.
+    Records(Vec<Delivery>),
+    /// These lanes belong to another member of the group from now on. The consumer finishes what it has of them, commits,
+    /// and then asks for the next batch, which lets the lanes go.
+    Revoked(Vec<Lane>),
+}
+
+/// Moves records. Clones of the handle share the connection.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// The backend's name, for logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Whether an appended event is on its topic as soon as the append commits, without being published.
+    fn carries_store(&self) -> bool;
+
+    /// Makes the topics that are missing, adds partitions where there are too few, and reports what differs. Idempotent.
+    async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<TopicReport, BusError>;
+
+    /// The same comparison as [`Bus::ensure_topics`], without a change: missing topics are in `created`, those with too
+    /// few partitions in `grown`.
+    async fn check_topics(&self, topics: &[TopicSpec]) -> Result<TopicReport, BusError>;
+
+    /// Publishes records in this order, and waits until each is durable or has failed. A result for each record.
+    async fn publish(&self, records: Vec<Record>) -> Vec<Result<Placement, BusError>>;
+
+    /// Joins a group. A new group starts at the earliest records.
+    async fn subscribe(&self, group: GroupName, topics: &[EventType]) -> Result<Box<dyn Subscription>, BusError>;
+
+    /// How far a group is behind.
+    async fn lag(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError>;
+}
+
+/// A member of a group. Dropping it leaves the group.
+#[async_trait]
+pub trait Subscription: Send {
+    /// The next records, at least one; waits for them. Cancel-safe: a call that is dropped loses nothing.
+    async fn next(&mut self) -> Result<Batch, BusError>;
+
+    /// Commits that every record of each lane up to this offset, included, is finished.
+    async fn commit(&mut self, offsets: &[(Lane, u64)]) -> Result<(), BusError>;
+}

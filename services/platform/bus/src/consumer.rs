@@ -1,0 +1,248 @@
+//! Consumer groups over any bus: workers that keep each key's order, retries in place, dead letters, contiguous commits.
+
+mod handler;
+mod queue;
+mod worker;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use runmesh_store::{DocumentStore, Documents, StoreError};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Batch, Bus, BusError, ContiguousOffsets, DeadLetter, Delivery, Lane, Subscription};
+pub use handler::{ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, Severity};
+use queue::KeyedQueue;
+use worker::Worker;
+
+/// How many records of a group are taken on at once, over all workers.
+const IN_FLIGHT: usize = 1_024;
+
+/// How long finished records may wait for the commit of their offsets. A crash in between delivers them again.
+const COMMIT_DELAY: Duration = Duration::from_millis(100);
+
+/// How long a lane that is taken away may hold up the others.
+const REVOKE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The first and the greatest wait before a failed call to the bus is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Runs consumer groups on a bus.
+#[derive(Clone)]
+pub struct Consumer {
+    bus: Arc<dyn Bus>,
+    dead_letters: Documents<DeadLetter>,
+}
+
+impl Consumer {
+    /// A consumer that reads from `bus` and keeps dead letters in `documents`.
+    ///
+    /// # Errors
+    /// When the collection of dead letters can't be made.
+    pub async fn new(bus: Arc<dyn Bus>, documents: Arc<dyn DocumentStore>) -> Result<Self, StoreError> {
+        Ok(Self { bus, dead_letters: Documents::open(documents).await? })
+    }
+
+    /// Runs a group until `shutdown`: then no record is taken on any more, those in hand are finished, and their offsets
+    /// committed. What the bus refuses for the moment is tried again.
+    ///
+    /// # Errors
+    /// What the bus refuses for good.
+    pub async fn run(&self, group: ConsumerGroup, shutdown: CancellationToken) -> Result<(), BusError> {
+        let group = Arc::new(group);
+        let Some(subscription) = self.join(&group, &shutdown).await? else { return Ok(()) };
+        tracing::debug!(group = %group.name, bus = self.bus.name(), "joined");
+        let progress = Arc::new(Progress::default());
+        let queue = Arc::new(KeyedQueue::new());
+        let mut workers = JoinSet::new();
+        for _ in 0..group.workers.max(1) {
+            let worker = Worker {
+                group: Arc::clone(&group),
+                dead_letters: self.dead_letters.clone(),
+                progress: Arc::clone(&progress),
+                shutdown: shutdown.clone(),
+            };
+            workers.spawn(worker.run(Arc::clone(&queue)));
+        }
+        let mut reader = Reader {
+            subscription,
+            queue,
+            progress,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            waiting: VecDeque::new(),
+            commit_at: None,
+        };
+        let result = reader.run(&shutdown).await;
+        reader.queue.close();
+        while workers.join_next().await.is_some() {}
+        let committed = reader.commit().await;
+        tracing::debug!(group = %group.name, "left");
+        result.and(committed)
+    }
+
+    async fn join(
+        &self,
+        group: &ConsumerGroup,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Box<dyn Subscription>>, BusError> {
+        let mut wait = BACKOFF.0;
+        loop {
+            match self.bus.subscribe(group.name, &group.topics).await {
+                Ok(subscription) => return Ok(Some(subscription)),
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(group = %group.name, %error, "can't join; trying again");
+                }
+                Err(error) => return Err(error),
+            }
+            if shutdown.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return Ok(None);
+            }
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+}
+
+/// What the group has taken on and finished.
+#[derive(Debug, Default)]
+struct Progress {
+    lanes: Mutex<BTreeMap<Lane, ContiguousOffsets>>,
+    finished: Notify,
+}
+
+impl Progress {
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<Lane, ContiguousOffsets>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn started(&self, delivery: &Delivery) {
+        self.lanes().entry(delivery.lane).or_default().started(delivery.offset);
+    }
+
+    fn finished(&self, delivery: &Delivery) {
+        if let Some(lane) = self.lanes().get_mut(&delivery.lane) {
+            lane.finished(delivery.offset);
+        }
+        self.finished.notify_one();
+    }
+
+    fn to_commit(&self) -> Vec<(Lane, u64)> {
+        self.lanes().iter().filter_map(|(lane, offsets)| Some((*lane, offsets.to_commit()?))).collect()
+    }
+
+    fn committed(&self, offsets: &[(Lane, u64)]) {
+        let mut lanes = self.lanes();
+        for (lane, offset) in offsets {
+            if let Some(lane) = lanes.get_mut(lane) {
+                lane.committed(*offset);
+            }
+        }
+    }
+
+    async fn idle(&self, revoked: &[Lane]) {
+        while !revoked.iter().all(|lane| self.lanes().get(lane).is_none_or(ContiguousOffsets::is_idle)) {
+            self.finished.notified().await;
+        }
+    }
+}
+
+struct Reader {
+    subscription: Box<dyn Subscription>,
+    queue: Arc<KeyedQueue>,
+    progress: Arc<Progress>,
+    in_flight: Arc<Semaphore>,
+    waiting: VecDeque<Delivery>,
+    commit_at: Option<Instant>,
+}
+
+impl Reader {
+    async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), BusError> {
+        let progress = Arc::clone(&self.progress);
+        let mut wait = BACKOFF.0;
+        loop {
+            let commit_at = self.commit_at;
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                () = sleep_until(commit_at.unwrap_or_else(Instant::now)), if commit_at.is_some() => {
+                    self.commit().await?;
+                }
+                () = progress.finished.notified(), if commit_at.is_none() => {
+                    self.commit_at = Some(Instant::now() + COMMIT_DELAY);
+                }
+                permit = Arc::clone(&self.in_flight).acquire_owned(), if !self.waiting.is_empty() => {
+                    if let Ok(permit) = permit {
+                        self.assign(permit);
+                    }
+                }
+                batch = self.subscription.next(), if self.waiting.is_empty() => match batch {
+                    Ok(Batch::Records(records)) => {
+                        wait = BACKOFF.0;
+                        for record in &records {
+                            self.progress.started(record);
+                        }
+                        self.waiting.extend(records);
+                        self.assign_now();
+                    }
+                    Ok(Batch::Revoked(lanes)) => self.let_go(&lanes, shutdown).await?,
+                    Err(error) if error.is_transient() => {
+                        tracing::warn!(%error, "can't read; trying again");
+                        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
+                        wait = (wait * 2).min(BACKOFF.1);
+                    }
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn assign_now(&mut self) {
+        while !self.waiting.is_empty()
+            && let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned()
+        {
+            self.assign(permit);
+        }
+    }
+
+    fn assign(&mut self, permit: OwnedSemaphorePermit) {
+        if let Some(delivery) = self.waiting.pop_front() {
+            self.queue.push((delivery, permit));
+        }
+    }
+
+    async fn let_go(&mut self, lanes: &[Lane], shutdown: &CancellationToken) -> Result<(), BusError> {
+        self.waiting.retain(|delivery| !lanes.contains(&delivery.lane));
+        // After a shutdown what the workers were not yet at is never finished, so there is nothing to wait for here.
+        let idle = shutdown.run_until_cancelled(timeout(REVOKE_PATIENCE, self.progress.idle(lanes))).await;
+        if let Some(Err(_)) = idle {
+            tracing::warn!(?lanes, "lanes are taken away with records in hand; another member handles those again");
+        }
+        self.commit().await?;
+        self.progress.lanes().retain(|lane, _| !lanes.contains(lane));
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), BusError> {
+        self.commit_at = None;
+        let offsets = self.progress.to_commit();
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        match self.subscription.commit(&offsets).await {
+            Ok(()) => self.progress.committed(&offsets),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "can't commit offsets; trying again");
+                self.commit_at = Some(Instant::now() + BACKOFF.1.min(COMMIT_DELAY * 5));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}

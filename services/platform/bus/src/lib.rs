@@ -1,0 +1,33 @@
+//! How facts travel: topics, publishing, consumer groups, dead letters.
+//!
+//! [`Bus`] is the narrow trait, with the backends [`embedded`] (the event table of the SQLite store is the topics) and
+//! [`kafka`]. Above it, once for both: [`Consumer`] (workers that keep the order of each key, contiguous commits,
+//! retries, dead letters) and [`Relay`] (publishes what was appended). `conformance` (a feature) is the suite that every backend
+//! passes. Neighbours: `runmesh-events` below, `runmesh-store` beside; services declare [`ConsumerGroup`]s.
+//!
+//! Invariants: a topic is an event type; a delivery ends handled, or as a durable dead letter, before its offset is
+//! committed; offsets commit a contiguous prefix only; records of one key reach a group's handler in order, one at a
+//! time.
+
+mod bus;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod consumer;
+mod dead_letter;
+pub mod embedded;
+mod error;
+pub mod kafka;
+mod offsets;
+mod record;
+mod relay;
+pub mod trace;
+
+pub use bus::{Bus, Batch, GroupLag, Lane, Placement, Subscription, TopicDrift, TopicReport};
+pub use consumer::{Consumer, ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, Severity};
+pub use dead_letter::{Attempt, DeadLetter};
+pub use embedded::EmbeddedBus;
+pub use error::BusError;
+pub use kafka::{KafkaBus, KafkaConfig};
+pub use offsets::ContiguousOffsets;
+pub use record::{Delivery, Headers, Record, header};
+pub use relay::{RELAY, Relay};

@@ -1,0 +1,77 @@
+//! Which offset may be committed when records finish in any order.
+
+use std::collections::BTreeSet;
+
+/// The records of one lane that are being worked on. Pure state, no I/O.
+#[derive(Debug, Clone, Default)]
+pub struct ContiguousOffsets {
+    in_flight: BTreeSet<u64>,
+    newest: Option<u64>,
+    committed: Option<u64>,
+}
+
+impl ContiguousOffsets {
+    /// A record was taken on. Offsets grow but need not be without gaps.
+    pub fn started(&mut self, offset: u64) {
+        self.in_flight.insert(offset);
+        self.newest = self.newest.max(Some(offset));
+    }
+
+    /// A record is finished.
+    pub fn finished(&mut self, offset: u64) {
+        self.in_flight.remove(&offset);
+    }
+
+    /// Whether nothing is being worked on.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// The greatest offset such that it and all before it are finished, if it is more than was committed before.
+    pub fn to_commit(&self) -> Option<u64> {
+        let finished = match self.in_flight.first() {
+            Some(0) => None,
+            Some(oldest) => Some(oldest - 1),
+            None => self.newest,
+        };
+        finished.filter(|offset| self.committed.is_none_or(|committed| *offset > committed) && self.newest.is_some())
+    }
+
+    /// This offset was committed.
+    pub fn committed(&mut self, offset: u64) {
+        self.committed = self.committed.max(Some(offset));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfinished_record_holds_back_all_behind_it() {
+        let mut offsets = ContiguousOffsets::default();
+        assert_eq!(offsets.to_commit(), None);
+        for offset in [4, 7, 9] {
+            offsets.started(offset);
+        }
+        offsets.finished(9);
+        offsets.finished(7);
+        assert_eq!(offsets.to_commit(), Some(3));
+        offsets.committed(3);
+        assert_eq!(offsets.to_commit(), None);
+        offsets.finished(4);
+        assert_eq!(offsets.to_commit(), Some(9));
+        offsets.committed(9);
+        assert_eq!(offsets.to_commit(), None);
+        assert!(offsets.is_idle());
+    }
+
+    #[test]
+    fn the_first_offset_of_all_is_committed_only_when_it_is_finished() {
+        let mut offsets = ContiguousOffsets::default();
+        offsets.started(0);
+        assert_eq!(offsets.to_commit(), None);
+        offsets.finished(0);
+        assert_eq!(offsets.to_commit(), Some(0));
+    }
+}

@@ -1,0 +1,153 @@
+//! The relay: publishes every appended event, at once, in the order in which they were appended, and after a crash what
+//! was left behind.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use prost::Message as _;
+use runmesh_events::{Catalog, EventType, GroupName, from_timestamp};
+use runmesh_store::{DocumentStore, Documents, EventStore, Position, StoreError, Stored};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Attempt, Bus, BusError, DeadLetter, Delivery, Lane, Record};
+
+/// The name under which the relay's dead letters are kept.
+pub const RELAY: GroupName = GroupName::new("relay");
+
+/// How many events are published together.
+const BATCH: usize = 1_024;
+
+/// The first and the greatest wait before a publish is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How long a batch that is on its way at the shutdown may take. What is not marked by then is published again.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Publishes the events of a store on a bus.
+pub struct Relay {
+    store: Arc<dyn EventStore>,
+    bus: Arc<dyn Bus>,
+    dead_letters: Documents<DeadLetter>,
+}
+
+impl Relay {
+    /// A relay from `store` to `bus`.
+    ///
+    /// # Errors
+    /// When the collection of dead letters can't be made.
+    pub async fn new(
+        store: Arc<dyn EventStore>,
+        bus: Arc<dyn Bus>,
+        documents: Arc<dyn DocumentStore>,
+    ) -> Result<Self, StoreError> {
+        Ok(Self { store, bus, dead_letters: Documents::open(documents).await? })
+    }
+
+    /// Publishes until `shutdown`. Where the bus carries the store there is nothing to do.
+    ///
+    /// # Errors
+    /// When the store fails for good.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), StoreError> {
+        if self.bus.carries_store() {
+            shutdown.cancelled().await;
+            return Ok(());
+        }
+        let types: Vec<EventType> = Catalog::get().topics().iter().map(|topic| topic.event_type).collect();
+        // Before the first look: nothing that is appended in between goes unseen.
+        let wake = self.store.live().wake_on(&types);
+        let mut wait = BACKOFF.0;
+        while !shutdown.is_cancelled() {
+            let published = {
+                let mut publish = std::pin::pin!(self.publish_pending());
+                match shutdown.run_until_cancelled(&mut publish).await {
+                    Some(published) => published,
+                    None => match timeout(FAREWELL, publish).await {
+                        Ok(published) => published,
+                        Err(_) => return Ok(()),
+                    },
+                }
+            };
+            match published {
+                Ok(0) => {
+                    wait = BACKOFF.0;
+                    shutdown.run_until_cancelled(wake.woken()).await;
+                }
+                Ok(_) => wait = BACKOFF.0,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, "can't publish; trying again");
+                    shutdown.run_until_cancelled(sleep(wait)).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+                Err(BusError::Store(error)) => return Err(error),
+                Err(error) => return Err(StoreError::Backend(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes one batch. Returns how many events are done with.
+    async fn publish_pending(&self) -> Result<usize, BusError> {
+        let pending = self.store.unpublished(Position(0), BATCH).await?;
+        let mut done = Vec::with_capacity(pending.len());
+        let (mut sent, mut records) = (Vec::with_capacity(pending.len()), Vec::with_capacity(pending.len()));
+        for stored in &pending {
+            match Record::of(&stored.event) {
+                Ok(record) => {
+                    sent.push(stored);
+                    records.push(record);
+                }
+                Err(error) => {
+                    self.park(stored, &error).await?;
+                    done.push(stored.position);
+                }
+            }
+        }
+        let results = self.bus.publish(records).await;
+        let mut failed = None;
+        for (stored, result) in sent.into_iter().zip(results) {
+            match result {
+                Ok(_) => done.push(stored.position),
+                Err(error) if error.is_transient() => failed = Some(error),
+                Err(error) => {
+                    self.park(stored, &error).await?;
+                    done.push(stored.position);
+                }
+            }
+        }
+        if !done.is_empty() {
+            self.store.mark_published(&done).await?;
+            metrics::counter!("relay_published_total").increment(done.len() as u64);
+        }
+        failed.map_or(Ok(done.len()), Err)
+    }
+
+    /// Keeps an event that can't be published as a dead letter, so that it blocks no other.
+    async fn park(&self, stored: &Stored, error: &BusError) -> Result<(), BusError> {
+        let event = &stored.event;
+        tracing::error!(event_id = event.event_id, %error, "an event can't be published; kept as a dead letter");
+        let event_type = event.payload.as_ref().map_or(EventType::Unspecified, |payload| payload.event_type());
+        let delivery = Delivery {
+            lane: Lane { event_type, partition: 0 },
+            offset: stored.position.0,
+            event_type,
+            partition: 0,
+            key: Bytes::copy_from_slice(event.aggregate_id.as_bytes()),
+            extra_headers: Record::of(event).map(|record| record.headers).unwrap_or_default(),
+            value: event.encode_to_vec().into(),
+            timestamp: event.occurred_at.as_ref().and_then(from_timestamp).unwrap_or(SystemTime::UNIX_EPOCH),
+            decoded: None,
+        };
+        let attempt =
+            Attempt { at: SystemTime::now(), took: Duration::ZERO, errors: vec![error.to_string()] };
+        let letter = DeadLetter::new(RELAY, &delivery, crate::Severity::Permanent.as_str(), vec![attempt]);
+        match self.dead_letters.insert(&letter).await {
+            // It was kept before a crash came between.
+            Ok(_) | Err(StoreError::RevisionMismatch { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The trace context of a call, between the wire, the tracing span and OpenTelemetry.
+
+use http::{HeaderMap, HeaderValue};
+use opentelemetry::{
+    Context,
+    trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState},
+};
+use runmesh_events::TraceParent;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+/// The header that carries the context, in gRPC metadata as in HTTP.
+const TRACEPARENT: &str = "traceparent";
+
+/// The trace context of the call: its own piece of the caller's trace, or of a new one.
+pub fn trace_of<T>(request: &tonic::Request<T>) -> TraceParent {
+    request.extensions().get::<TraceParent>().copied().unwrap_or_else(|| {
+        let header = request.metadata().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        TraceParent::child_of(header.unwrap_or_default())
+    })
+}
+
+/// Makes `span` a part of the trace that the headers name, and returns its context in that trace.
+pub(crate) fn adopt(span: &Span, headers: &HeaderMap) -> TraceParent {
+    let header = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if let Some(parent) = TraceParent::parse(header) {
+        let flags = if parent.sampled() { TraceFlags::SAMPLED } else { TraceFlags::default() };
+        let remote = SpanContext::new(
+            TraceId::from_bytes(parent.trace_id().to_be_bytes()),
+            SpanId::from_bytes(parent.span_id().to_be_bytes()),
+            flags,
+            true,
+            TraceState::default(),
+        );
+        // It fails when OpenTelemetry is not in use, and then there is no span to set the parent of.
+        let _ = span.set_parent(Context::new().with_remote_span_context(remote));
+    }
+    of_span(span).unwrap_or_else(|| TraceParent::child_of(header))
+}
+
+/// The context of the current span. `None` when OpenTelemetry is not in use.
+pub(crate) fn of_current_span() -> Option<TraceParent> {
+    of_span(&Span::current())
+}
+
+fn of_span(span: &Span) -> Option<TraceParent> {
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    TraceParent::from_ids(
+        u128::from_be_bytes(context.trace_id().to_bytes()),
+        u64::from_be_bytes(context.span_id().to_bytes()),
+        context.is_sampled(),
+    )
+}
+
+/// Writes the context to the headers of a call.
+pub(crate) fn inject(trace: &TraceParent, headers: &mut HeaderMap) {
+    if let Ok(value) = HeaderValue::try_from(trace.to_string()) {
+        headers.insert(TRACEPARENT, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_a_child_of_the_callers_trace() {
+        let parent = TraceParent::new_root();
+        let mut headers = HeaderMap::new();
+        inject(&parent, &mut headers);
+        let own = adopt(&Span::none(), &headers);
+        assert_eq!(own.trace_id(), parent.trace_id());
+        assert_ne!(own.span_id(), parent.span_id());
+
+        let mut request = tonic::Request::new(());
+        request.metadata_mut().insert(TRACEPARENT, parent.to_string().parse().unwrap());
+        assert_eq!(trace_of(&request).trace_id(), parent.trace_id());
+        request.extensions_mut().insert(own);
+        assert_eq!(trace_of(&request), own);
+    }
+}

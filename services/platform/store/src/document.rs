@@ -1,0 +1,306 @@
+//! Documents: state that is looked up by other things than its history.
+
+use std::{marker::PhantomData, sync::Arc, time::{Duration, SystemTime}};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::StoreError;
+
+/// How often a document was written. It grows with each write and so is a fencing token too.
+pub type Revision = u64;
+
+/// An index of a collection: documents are paged in the order of its fields, and found by equality of a prefix of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Index {
+    /// The name, unique in the collection.
+    pub name: &'static str,
+    /// The indexed fields, the most significant first. At most 4.
+    pub fields: &'static [&'static str],
+}
+
+/// The value of an indexed field.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IndexValue {
+    /// A number, or a time in microseconds since 1970.
+    Integer(i64),
+    /// A text.
+    Text(String),
+}
+
+impl From<&str> for IndexValue {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<i64> for IndexValue {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
+impl From<SystemTime> for IndexValue {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self::Integer(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A kind of document. Each kind is one collection.
+pub trait Document: Sized + Send + Sync + 'static {
+    /// The collection's name: lower case, digits and `_`.
+    const COLLECTION: &'static str;
+    /// The collection's indexes.
+    const INDEXES: &'static [Index];
+
+    /// The document's id, unique in the collection.
+    fn id(&self) -> String;
+
+    /// The values of every field that an index names, by name.
+    fn index_values(&self) -> Vec<(&'static str, IndexValue)>;
+
+    /// When the document is next due to be claimed. `None`: never.
+    fn due(&self) -> Option<SystemTime> {
+        None
+    }
+
+    /// The document's bytes.
+    fn encode(&self) -> Vec<u8>;
+
+    /// The document that the bytes are of.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when they are of none.
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError>;
+}
+
+/// A document with its revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versioned<T> {
+    /// The document.
+    pub document: T,
+    /// Its revision.
+    pub revision: Revision,
+}
+
+/// A document that was claimed: nobody else gets it until the lease is over, or the claim's holder writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim<T> {
+    /// The document.
+    pub document: T,
+    /// Its revision, the fencing token: a write that expects it succeeds only while the claim is in force.
+    pub token: Revision,
+}
+
+/// What a page holds.
+#[derive(Debug, Clone, Default)]
+pub struct PageQuery {
+    /// The index whose order the page has.
+    pub index: &'static str,
+    /// Values that the first fields of the index have to equal.
+    pub equal: Vec<IndexValue>,
+    /// The least value of the field after those.
+    pub at_least: Option<IndexValue>,
+    /// What the value of that field has to be less than.
+    pub less_than: Option<IndexValue>,
+    /// Whether the greatest come first.
+    pub descending: bool,
+    /// The greatest number of documents, 1 to 1,000.
+    pub limit: usize,
+    /// Where the page before ended. `None`: the first page.
+    pub after: Option<String>,
+}
+
+/// A page of documents.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// The documents.
+    pub documents: Vec<Versioned<T>>,
+    /// Gets the next page with the same query. `None`: there is none.
+    pub next: Option<String>,
+}
+
+/// A document as a backend sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawDocument {
+    /// The id.
+    pub id: String,
+    /// The revision.
+    pub revision: Revision,
+    /// The bytes.
+    pub body: Bytes,
+}
+
+/// What a backend is given to write.
+#[derive(Debug, Clone)]
+pub struct RawWrite {
+    /// The id.
+    pub id: String,
+    /// The bytes.
+    pub body: Vec<u8>,
+    /// The values of the indexed fields.
+    pub values: Vec<(&'static str, IndexValue)>,
+    /// When the document is next due.
+    pub due: Option<SystemTime>,
+}
+
+/// Keeps documents. Services use its typed face, [`Documents`].
+#[async_trait]
+pub trait DocumentStore: Send + Sync + 'static {
+    /// Makes a collection and its indexes where they are missing.
+    async fn ensure_collection(&self, collection: &'static str, indexes: &'static [Index]) -> Result<(), StoreError>;
+    /// Reads one document.
+    async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError>;
+    /// Writes one document if it is at the expected revision (`None`: if there is none).
+    async fn put(
+        &self,
+        collection: &'static str,
+        write: RawWrite,
+        expected: Option<Revision>,
+    ) -> Result<Revision, StoreError>;
+    /// Removes one document if it is at the expected revision (`None`: whatever its revision). Returns whether there was one.
+    async fn delete(
+        &self,
+        collection: &'static str,
+        id: &str,
+        expected: Option<Revision>,
+    ) -> Result<bool, StoreError>;
+    /// Reads a page.
+    async fn page(
+        &self,
+        collection: &'static str,
+        indexes: &'static [Index],
+        query: PageQuery,
+    ) -> Result<Page<Bytes>, StoreError>;
+    /// Claims at most `limit` documents that are due at `now`: their due time becomes `until`, their revision grows.
+    async fn claim_due(
+        &self,
+        collection: &'static str,
+        now: SystemTime,
+        until: SystemTime,
+        limit: usize,
+    ) -> Result<Vec<RawDocument>, StoreError>;
+    /// The number of documents for each value of the index's first field.
+    async fn count_by(
+        &self,
+        collection: &'static str,
+        indexes: &'static [Index],
+        index: &'static str,
+    ) -> Result<Vec<(IndexValue, u64)>, StoreError>;
+}
+
+/// The documents of one kind.
+pub struct Documents<T> {
+    store: Arc<dyn DocumentStore>,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Documents<T> {
+    fn clone(&self) -> Self {
+        Self { store: Arc::clone(&self.store), kind: PhantomData }
+    }
+}
+
+impl<T> std::fmt::Debug for Documents<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Documents").finish_non_exhaustive()
+    }
+}
+
+impl<T: Document> Documents<T> {
+    /// The collection, made in the store where it is missing.
+    ///
+    /// # Errors
+    /// When the store can't make it.
+    pub async fn open(store: Arc<dyn DocumentStore>) -> Result<Self, StoreError> {
+        store.ensure_collection(T::COLLECTION, T::INDEXES).await?;
+        Ok(Self { store, kind: PhantomData })
+    }
+
+    /// One document by its id.
+    ///
+    /// # Errors
+    /// When the store fails or holds what can't be read.
+    pub async fn get(&self, id: &str) -> Result<Option<Versioned<T>>, StoreError> {
+        let raw = self.store.get(T::COLLECTION, id).await?;
+        raw.map(|raw| Ok(Versioned { document: T::decode(&raw.body)?, revision: raw.revision })).transpose()
+    }
+
+    /// Writes a document if there is none with its id.
+    ///
+    /// # Errors
+    /// [`StoreError::RevisionMismatch`] when there is one.
+    pub async fn insert(&self, document: &T) -> Result<Revision, StoreError> {
+        self.store.put(T::COLLECTION, Self::write(document), None).await
+    }
+
+    /// Writes a document if it is at the revision that its writer saw.
+    ///
+    /// # Errors
+    /// [`StoreError::RevisionMismatch`] when it is not.
+    pub async fn update(&self, document: &T, seen: Revision) -> Result<Revision, StoreError> {
+        self.store.put(T::COLLECTION, Self::write(document), Some(seen)).await
+    }
+
+    /// Removes a document, whatever its revision. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn delete(&self, id: &str) -> Result<bool, StoreError> {
+        self.store.delete(T::COLLECTION, id, None).await
+    }
+
+    /// Removes a document if it is at the revision that its remover saw. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError::RevisionMismatch`] when it is at another.
+    pub async fn delete_if(&self, id: &str, seen: Revision) -> Result<bool, StoreError> {
+        self.store.delete(T::COLLECTION, id, Some(seen)).await
+    }
+
+    /// A page of documents.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when the query names no index of the collection or its `after` is not a page's.
+    pub async fn page(&self, query: PageQuery) -> Result<Page<T>, StoreError> {
+        let page = self.store.page(T::COLLECTION, T::INDEXES, query).await?;
+        let documents = page
+            .documents
+            .into_iter()
+            .map(|raw| Ok(Versioned { document: T::decode(&raw.document)?, revision: raw.revision }))
+            .collect::<Result<_, StoreError>>()?;
+        Ok(Page { documents, next: page.next })
+    }
+
+    /// Claims at most `limit` documents that are due now. For the length of the lease nobody else gets them.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn claim_due(
+        &self,
+        now: SystemTime,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<Claim<T>>, StoreError> {
+        let raw = self.store.claim_due(T::COLLECTION, now, now + lease, limit).await?;
+        raw.into_iter().map(|raw| Ok(Claim { document: T::decode(&raw.body)?, token: raw.revision })).collect()
+    }
+
+    /// The number of documents for each value of the index's first field, by value.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when the collection has no such index.
+    pub async fn count_by(&self, index: &'static str) -> Result<Vec<(IndexValue, u64)>, StoreError> {
+        self.store.count_by(T::COLLECTION, T::INDEXES, index).await
+    }
+
+    fn write(document: &T) -> RawWrite {
+        RawWrite {
+            id: document.id(),
+            body: document.encode(),
+            values: document.index_values(),
+            due: document.due(),
+        }
+    }
+}

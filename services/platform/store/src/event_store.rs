@@ -1,0 +1,133 @@
+//! The event store.
+
+use std::{sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent};
+
+use crate::{LiveEvents, StoreError};
+
+/// What an append says about the aggregate's newest sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// It is this; otherwise [`StoreError::Conflict`]. 0: the aggregate has no events.
+    Sequence(u64),
+    /// It may be anything: the events are facts whatever came before them, such as a piece of output.
+    Any,
+}
+
+/// A place in the order in which a store recorded its events, over all aggregates. 0 is before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Position(pub u64);
+
+/// An event with its place in the store.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The place.
+    pub position: Position,
+    /// The event.
+    pub event: Arc<Event>,
+}
+
+/// What an append did.
+#[derive(Debug, Clone)]
+pub struct Appended {
+    /// The events as they are recorded, in order.
+    pub events: Vec<Arc<Event>>,
+    /// Whether they had been appended before, so that this call added nothing.
+    pub duplicate: bool,
+}
+
+impl Appended {
+    /// The sequence of the last of the events.
+    pub fn last_sequence(&self) -> u64 {
+        self.events.last().map_or(0, |event| event.sequence)
+    }
+}
+
+/// Which events a scan yields. The default yields all.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only these types. Empty: all.
+    pub types: Vec<EventType>,
+    /// Only this aggregate.
+    pub aggregate: Option<AggregateId>,
+    /// Only events recorded at this time or later.
+    pub from: Option<SystemTime>,
+    /// Only events recorded before this time.
+    pub until: Option<SystemTime>,
+}
+
+/// Keeps events for ever, in one totally ordered log per aggregate.
+#[async_trait]
+pub trait EventStore: Send + Sync + 'static {
+    /// Appends events to one aggregate, all or none, durably. An append whose ids were all appended to the aggregate
+    /// before adds nothing and returns what is there, whatever it expects.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the aggregate is elsewhere; [`StoreError::EventIdInUse`] when an id belongs to
+    /// another event; [`StoreError::Invalid`] when there are no events or no aggregate.
+    async fn append(
+        &self,
+        aggregate: &AggregateId,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, StoreError>;
+
+    /// At most `limit` events of one aggregate with a sequence greater than `after`, in order. Empty `types`: all.
+    async fn read(
+        &self,
+        aggregate: &AggregateId,
+        after: u64,
+        limit: usize,
+        types: &[EventType],
+    ) -> Result<Vec<Arc<Event>>, StoreError>;
+
+    /// The newest sequence of an aggregate. 0: it has no events.
+    async fn head(&self, aggregate: &AggregateId) -> Result<u64, StoreError>;
+
+    /// One event by its id.
+    async fn get(&self, id: &EventId) -> Result<Option<Stored>, StoreError>;
+
+    /// At most `limit` events after a position that match the filter, in the order in which they were recorded.
+    async fn scan(&self, filter: &Filter, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError>;
+
+    /// At most `limit` events after a position that are not yet marked as published, in the order in which they were
+    /// recorded.
+    async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError>;
+
+    /// Marks events as published.
+    async fn mark_published(&self, positions: &[Position]) -> Result<(), StoreError>;
+
+    /// Removes all events of an aggregate.
+    async fn delete_aggregate(&self, aggregate: &AggregateId) -> Result<(), StoreError>;
+
+    /// What is appended from now on, as it happens.
+    fn live(&self) -> &LiveEvents;
+}
+
+/// How many events one read of a whole log brings.
+const READ: usize = 512;
+
+/// The events of these types in an aggregate's log, and the sequence up to which the log was read: an append that
+/// expects it finds nothing in the log that is not here.
+///
+/// # Errors
+/// When the store fails.
+pub async fn read_log(
+    store: &dyn EventStore,
+    aggregate: &AggregateId,
+    types: &[EventType],
+) -> Result<(Vec<Arc<Event>>, u64), StoreError> {
+    let head = store.head(aggregate).await?;
+    let mut events: Vec<Arc<Event>> = Vec::new();
+    loop {
+        let after = events.last().map_or(0, |event| event.sequence);
+        let read = store.read(aggregate, after, READ, types).await?;
+        let more = read.len() == READ;
+        events.extend(read.into_iter().filter(|event| event.sequence <= head));
+        if !more || events.last().is_none_or(|event| event.sequence >= head) {
+            return Ok((events, head));
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Where facts and documents are kept.
+//!
+//! Two narrow traits, [`EventStore`] and [`DocumentStore`] (with [`Documents`] as its typed face), and their backends:
+//! [`sqlite`] keeps both in one file. `conformance` (a feature) is the suite that every backend passes. Neighbours:
+//! `runmesh-events` says what an event is; `runmesh-bus` carries what is kept here.
+//!
+//! Invariants: an aggregate's events are numbered 1, 2, 3 … without holes; an append is all or nothing, and one with
+//! ids that were appended before adds nothing; a document changes only from the revision that its writer saw; nothing
+//! needs a transaction over more than one aggregate or document.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod document;
+mod error;
+mod event_store;
+mod follow;
+mod live;
+pub mod sqlite;
+
+pub use document::{
+    Claim, Document, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, Versioned,
+};
+pub use error::StoreError;
+pub use event_store::{Appended, EventStore, Expected, Filter, Position, Stored, read_log};
+pub use follow::follow;
+pub use live::{LiveEvents, Subscription, TypeSet, TypeWake};
+pub use sqlite::SqliteStore;

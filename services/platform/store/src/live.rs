@@ -1,0 +1,231 @@
+//! What is appended, as it happens: a wake-up for those that follow one aggregate, or all events of some types.
+//!
+//! A subscription holds no queue of its own. It tells that there is something new; what it is, is read from the store or
+//! from the aggregate's short memory here, which exists only while someone follows the aggregate.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use runmesh_events::{AggregateId, Event, EventType};
+use tokio::sync::{Notify, watch};
+
+use crate::Stored;
+
+/// How many events of a followed aggregate are kept in memory.
+const RECENT_EVENTS: usize = 256;
+
+/// How many payload bytes of a followed aggregate are kept in memory, about.
+const RECENT_BYTES: usize = 1 << 20;
+
+/// The sources of wake-ups. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct LiveEvents {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    aggregates: HashMap<AggregateId, Followed>,
+    types: Vec<Arc<TypeWake>>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    followers: usize,
+    head: watch::Sender<u64>,
+    recent: VecDeque<Arc<Event>>,
+    recent_bytes: usize,
+}
+
+/// Wakes up for appends of some types, and says of which.
+#[derive(Debug)]
+pub struct TypeWake {
+    wanted: u64,
+    pending: AtomicU64,
+    notify: Notify,
+}
+
+impl TypeWake {
+    /// Waits until something of the wanted types was appended since the last call.
+    pub async fn woken(&self) -> TypeSet {
+        loop {
+            // Cancel-safe: the types are taken without a wait in between.
+            let pending = self.pending.swap(0, Ordering::AcqRel);
+            if pending != 0 {
+                return TypeSet(pending);
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+/// A set of event types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TypeSet(u64);
+
+impl TypeSet {
+    /// Whether the type is in the set.
+    pub fn contains(self, event_type: EventType) -> bool {
+        self.0 & bit(event_type) != 0
+    }
+}
+
+/// Follows one aggregate.
+#[derive(Debug)]
+pub struct Subscription {
+    live: LiveEvents,
+    aggregate: AggregateId,
+    head: watch::Receiver<u64>,
+}
+
+impl LiveEvents {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows one aggregate.
+    pub fn subscribe(&self, aggregate: &AggregateId) -> Subscription {
+        let mut state = self.lock();
+        let followed = state.aggregates.entry(aggregate.clone()).or_insert_with(|| Followed {
+            followers: 0,
+            head: watch::Sender::new(0),
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+        });
+        followed.followers += 1;
+        Subscription { live: self.clone(), aggregate: aggregate.clone(), head: followed.head.subscribe() }
+    }
+
+    /// A wake-up for every append with an event of one of these types. It is given up by dropping it.
+    pub fn wake_on(&self, types: &[EventType]) -> Arc<TypeWake> {
+        let wanted = types.iter().fold(0, |mask, event_type| mask | bit(*event_type));
+        let wake = Arc::new(TypeWake { wanted, pending: AtomicU64::new(0), notify: Notify::new() });
+        self.lock().types.push(Arc::clone(&wake));
+        wake
+    }
+
+    /// Tells what was appended. A backend calls it after each commit, in the order of the commits.
+    pub fn publish(&self, appended: &[Stored]) {
+        let mut state = self.lock();
+        let mut types = 0;
+        for Stored { event, .. } in appended {
+            types |= event.payload.as_ref().map_or(0, |payload| bit(payload.event_type()));
+            if state.aggregates.is_empty() {
+                continue;
+            }
+            let aggregate = AggregateId::from(event.aggregate_id.as_str());
+            if let Some(followed) = state.aggregates.get_mut(&aggregate) {
+                followed.push(Arc::clone(event));
+            }
+        }
+        self.wake(&mut state, types);
+    }
+
+    /// Tells that records of these types can be read, without saying which.
+    pub fn publish_types(&self, types: &[EventType]) {
+        let mask = types.iter().fold(0, |mask, event_type| mask | bit(*event_type));
+        self.wake(&mut self.lock(), mask);
+    }
+
+    fn wake(&self, state: &mut State, types: u64) {
+        state.types.retain(|wake| {
+            let pending = wake.wanted & types;
+            if pending != 0 {
+                wake.pending.fetch_or(pending, Ordering::AcqRel);
+                wake.notify.notify_one();
+            }
+            Arc::strong_count(wake) > 1
+        });
+    }
+}
+
+/// Event types have numbers from 1 to 58, so a set of them is a 64-bit mask.
+fn bit(event_type: EventType) -> u64 {
+    1_u64.checked_shl(event_type as u32).unwrap_or(u64::MAX)
+}
+
+impl Followed {
+    fn push(&mut self, event: Arc<Event>) {
+        let sequence = event.sequence;
+        if self.recent.back().is_some_and(|last| last.sequence + 1 != sequence) {
+            self.recent.clear();
+            self.recent_bytes = 0;
+        }
+        self.recent_bytes += weight(&event);
+        self.recent.push_back(event);
+        while self.recent.len() > RECENT_EVENTS || (self.recent_bytes > RECENT_BYTES && self.recent.len() > 1) {
+            if let Some(oldest) = self.recent.pop_front() {
+                self.recent_bytes -= weight(&oldest);
+            }
+        }
+        self.head.send_replace(sequence);
+    }
+}
+
+/// About what an event takes in memory: output is what can be large.
+fn weight(event: &Event) -> usize {
+    match &event.payload {
+        Some(runmesh_events::Payload::ExecutionOutput(output)) => 512 + output.data.len(),
+        Some(runmesh_events::Payload::ExecutionRequested(request)) => {
+            512 + request.script.len()
+                + request.stdin.len()
+                + request.files.iter().map(|file| file.content.len()).sum::<usize>()
+        }
+        _ => 512,
+    }
+}
+
+impl Subscription {
+    /// Waits until the aggregate has an event after `sequence`, as far as this subscription was told.
+    pub async fn beyond(&mut self, sequence: u64) {
+        // The sender lives as long as this subscription keeps the entry alive, so this can't fail.
+        let _ = self.head.wait_for(|head| *head > sequence).await;
+    }
+
+    /// The events after `sequence` that are in memory. `None`: some of them are not; read the store.
+    pub fn recent(&self, sequence: u64) -> Option<Vec<Arc<Event>>> {
+        let state = self.live.lock();
+        let followed = state.aggregates.get(&self.aggregate)?;
+        let first = followed.recent.front()?.sequence;
+        let skip = usize::try_from((sequence + 1).checked_sub(first)?).ok()?;
+        Some(followed.recent.iter().skip(skip).cloned().collect())
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.live.lock();
+        if let Entry::Occupied(mut entry) = state.aggregates.entry(self.aggregate.clone()) {
+            entry.get_mut().followers -= 1;
+            if entry.get().followers == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregate_is_remembered_only_while_it_is_followed() {
+        let live = LiveEvents::default();
+        let aggregate = AggregateId::from("a");
+        for _ in 0..200 {
+            let subscriptions: Vec<Subscription> = (0..4).map(|_| live.subscribe(&aggregate)).collect();
+            assert_eq!(live.lock().aggregates.len(), 1);
+            std::thread::scope(|scope| {
+                for subscription in subscriptions {
+                    scope.spawn(move || drop(subscription));
+                }
+            });
+            assert_eq!(live.lock().aggregates.len(), 0);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Documents in SQLite: a table for each collection, a column for each indexed field.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types::Value};
+
+use super::{
+    SqliteStore, backend,
+    events::{length, micros},
+};
+use crate::{
+    DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError, Versioned,
+};
+
+#[async_trait]
+impl DocumentStore for SqliteStore {
+    async fn ensure_collection(&self, collection: &'static str, indexes: &'static [Index]) -> Result<(), StoreError> {
+        self.inner
+            .writer
+            .run(move |connection, _| {
+                let columns: BTreeSet<&str> = indexes.iter().flat_map(|index| index.fields).copied().collect();
+                let columns: String = columns.iter().map(|field| format!(", f_{field}")).collect();
+                let mut sql = format!(
+                    "CREATE TABLE IF NOT EXISTS doc_{collection} (id TEXT PRIMARY KEY, revision INTEGER NOT NULL,
+                     due INTEGER, body BLOB NOT NULL{columns});
+                     CREATE INDEX IF NOT EXISTS doc_{collection}_due ON doc_{collection} (due) WHERE due IS NOT NULL;"
+                );
+                for Index { name, fields } in indexes {
+                    let fields: String = fields.iter().map(|field| format!("f_{field}, ")).collect();
+                    sql.push_str(&format!(
+                        "CREATE INDEX IF NOT EXISTS doc_{collection}_{name} ON doc_{collection} ({fields}id);"
+                    ));
+                }
+                connection.execute_batch(&sql).map_err(backend)
+            })
+            .await
+    }
+
+    async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError> {
+        let id = id.to_owned();
+        self.inner
+            .readers
+            .run(move |connection| {
+                let sql = format!("SELECT id, revision, body FROM doc_{collection} WHERE id = ?1");
+                connection
+                    .prepare_cached(&sql)
+                    .and_then(|mut statement| statement.query_row([id], raw).optional())
+                    .map_err(backend)
+            })
+            .await
+    }
+
+    async fn put(
+        &self,
+        collection: &'static str,
+        write: RawWrite,
+        expected: Option<Revision>,
+    ) -> Result<Revision, StoreError> {
+        self.inner.writer.run(move |connection, _| put(connection, collection, write, expected)).await
+    }
+
+    async fn delete(
+        &self,
+        collection: &'static str,
+        id: &str,
+        expected: Option<Revision>,
+    ) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.inner
+            .writer
+            .run(move |connection, _| {
+                let sql = format!("SELECT revision FROM doc_{collection} WHERE id = ?1");
+                let found: Option<i64> = connection
+                    .prepare_cached(&sql)
+                    .and_then(|mut s| s.query_row([&id], |row| row.get(0)).optional())
+                    .map_err(backend)?;
+                match (found, expected) {
+                    (None, _) => return Ok(false),
+                    (Some(found), Some(expected)) if revision(found) != expected => {
+                        return Err(StoreError::RevisionMismatch { collection, id });
+                    }
+                    _ => {}
+                }
+                connection
+                    .prepare_cached(&format!("DELETE FROM doc_{collection} WHERE id = ?1"))
+                    .and_then(|mut statement| statement.execute([&id]))
+                    .map_err(backend)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    async fn page(
+        &self,
+        collection: &'static str,
+        indexes: &'static [Index],
+        query: PageQuery,
+    ) -> Result<Page<Bytes>, StoreError> {
+        let index = find_index(collection, indexes, query.index)?;
+        let (sql, values) = page_statement(collection, index, &query)?;
+        let limit = query.limit;
+        self.inner
+            .readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
+                let mut rows = statement.query(params_from_iter(values)).map_err(backend)?;
+                let mut page = Page { documents: Vec::new(), next: None };
+                let mut last = None;
+                while let Some(row) = rows.next().map_err(backend)? {
+                    if page.documents.len() == limit {
+                        page.next = last;
+                        break;
+                    }
+                    let document: RawDocument = raw(row).map_err(backend)?;
+                    let mut place = Vec::new();
+                    for column in 3..row.as_ref().column_count() {
+                        place.push(from_sql(row.get(column).map_err(backend)?));
+                    }
+                    last = Some(encode_place(&place, &document.id));
+                    page.documents.push(Versioned { document: document.body, revision: document.revision });
+                }
+                Ok(page)
+            })
+            .await
+    }
+
+    async fn claim_due(
+        &self,
+        collection: &'static str,
+        now: SystemTime,
+        until: SystemTime,
+        limit: usize,
+    ) -> Result<Vec<RawDocument>, StoreError> {
+        self.inner
+            .writer
+            .run(move |connection, _| {
+                let sql = format!(
+                    "UPDATE doc_{collection} SET due = ?2, revision = revision + 1 WHERE id IN
+                     (SELECT id FROM doc_{collection} WHERE due <= ?1 ORDER BY due LIMIT ?3)
+                     RETURNING id, revision, body"
+                );
+                let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
+                let rows = statement
+                    .query_map(params![micros(now), micros(until), length(limit)], raw)
+                    .map_err(backend)?;
+                rows.map(|row| row.map_err(backend)).collect()
+            })
+            .await
+    }
+
+    async fn count_by(
+        &self,
+        collection: &'static str,
+        indexes: &'static [Index],
+        index: &'static str,
+    ) -> Result<Vec<(IndexValue, u64)>, StoreError> {
+        let field = find_index(collection, indexes, index)?
+            .fields
+            .first()
+            .copied()
+            .ok_or_else(|| StoreError::Invalid(format!("index {collection}.{index} has no fields")))?;
+        self.inner
+            .readers
+            .run(move |connection| {
+                let sql = format!("SELECT f_{field}, count(*) FROM doc_{collection} GROUP BY 1 ORDER BY 1");
+                let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
+                let rows = statement
+                    .query_map([], |row| Ok((from_sql(row.get(0)?), row.get::<_, i64>(1)?)))
+                    .map_err(backend)?;
+                rows.map(|row| {
+                    let (value, count) = row.map_err(backend)?;
+                    Ok((value, u64::try_from(count).unwrap_or_default()))
+                })
+                .collect()
+            })
+            .await
+    }
+}
+
+fn put(
+    connection: &Connection,
+    collection: &'static str,
+    write: RawWrite,
+    expected: Option<Revision>,
+) -> Result<Revision, StoreError> {
+    let mut names = String::new();
+    let mut marks = String::new();
+    let mut sets = String::new();
+    let due = write.due.map(micros);
+    let mut values: Vec<Value> = vec![
+        write.id.clone().into(),
+        write.body.into(),
+        due.map_or(Value::Null, Value::Integer),
+    ];
+    for (field, value) in write.values {
+        values.push(to_sql(value));
+        let number = values.len();
+        names.push_str(&format!(", f_{field}"));
+        marks.push_str(&format!(", ?{number}"));
+        sets.push_str(&format!(", f_{field} = ?{number}"));
+    }
+    let sql = match expected {
+        None => format!(
+            "INSERT INTO doc_{collection} (id, revision, body, due{names}) VALUES (?1, 1, ?2, ?3{marks})
+             ON CONFLICT DO NOTHING RETURNING revision"
+        ),
+        Some(revision) => format!(
+            "UPDATE doc_{collection} SET revision = revision + 1, body = ?2, due = ?3{sets}
+             WHERE id = ?1 AND revision = ?{} RETURNING revision",
+            {
+                values.push(Value::Integer(i64::try_from(revision).unwrap_or(i64::MAX)));
+                values.len()
+            }
+        ),
+    };
+    let written: Option<i64> = connection
+        .prepare_cached(&sql)
+        .and_then(|mut statement| statement.query_row(params_from_iter(values), |row| row.get(0)).optional())
+        .map_err(backend)?;
+    written.map(revision).ok_or(StoreError::RevisionMismatch { collection, id: write.id })
+}
+
+fn page_statement(
+    collection: &'static str,
+    index: &Index,
+    query: &PageQuery,
+) -> Result<(String, Vec<Value>), StoreError> {
+    let invalid = |what: &str| StoreError::Invalid(format!("page of {collection}: {what}"));
+    if query.equal.len() > index.fields.len() {
+        return Err(invalid("more values than the index has fields"));
+    }
+    if query.limit == 0 || query.limit > 1_000 {
+        return Err(invalid("the limit has to be from 1 to 1,000"));
+    }
+    let (fixed, rest) = index.fields.split_at(query.equal.len());
+    let mut conditions = String::from("1");
+    let mut values: Vec<Value> = Vec::new();
+    for (field, value) in fixed.iter().zip(&query.equal) {
+        conditions.push_str(&format!(" AND f_{field} = ?"));
+        values.push(to_sql(value.clone()));
+    }
+    for (bound, operator) in [(&query.at_least, ">="), (&query.less_than, "<")] {
+        if let Some(value) = bound {
+            let field = rest.first().ok_or_else(|| invalid("a bound needs a field behind the equal ones"))?;
+            conditions.push_str(&format!(" AND f_{field} {operator} ?"));
+            values.push(to_sql(value.clone()));
+        }
+    }
+    let direction = if query.descending { "DESC" } else { "ASC" };
+    let columns: Vec<String> = rest.iter().map(|field| format!("f_{field}")).collect();
+    if let Some(after) = &query.after {
+        let (place, id) = decode_place(after, rest.len()).ok_or_else(|| invalid("`after` is not a page's"))?;
+        let operator = if query.descending { "<" } else { ">" };
+        let row: String = columns.iter().map(|column| format!("{column}, ")).collect();
+        conditions.push_str(&format!(" AND ({row}id) {operator} ({}?)", "?, ".repeat(place.len())));
+        values.extend(place.into_iter().map(to_sql));
+        values.push(id.into());
+    }
+    let selected: String = columns.iter().map(|column| format!(", {column}")).collect();
+    let order: String = columns.iter().map(|column| format!("{column} {direction}, ")).collect();
+    // One more than asked for tells whether there is a next page.
+    values.push(Value::Integer(length(query.limit + 1)));
+    Ok((
+        format!(
+            "SELECT id, revision, body{selected} FROM doc_{collection} WHERE {conditions}
+             ORDER BY {order}id {direction} LIMIT ?"
+        ),
+        values,
+    ))
+}
+
+fn find_index(collection: &str, indexes: &'static [Index], name: &str) -> Result<&'static Index, StoreError> {
+    indexes
+        .iter()
+        .find(|index| index.name == name)
+        .ok_or_else(|| StoreError::Invalid(format!("collection {collection} has no index {name:?}")))
+}
+
+/// The place of a document in an index, as text: the values of the fields, then the id.
+fn encode_place(values: &[IndexValue], id: &str) -> String {
+    let mut place: Vec<serde_json::Value> = values
+        .iter()
+        .map(|value| match value {
+            IndexValue::Integer(number) => (*number).into(),
+            IndexValue::Text(text) => text.as_str().into(),
+        })
+        .collect();
+    place.push(id.into());
+    serde_json::Value::Array(place).to_string()
+}
+
+fn decode_place(text: &str, fields: usize) -> Option<(Vec<IndexValue>, String)> {
+    let mut values: Vec<serde_json::Value> = serde_json::from_str(text).ok()?;
+    let id = values.pop()?.as_str()?.to_owned();
+    if values.len() != fields {
+        return None;
+    }
+    let values = values
+        .into_iter()
+        .map(|value| match value {
+            serde_json::Value::String(text) => Some(IndexValue::Text(text)),
+            serde_json::Value::Number(number) => number.as_i64().map(IndexValue::Integer),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    Some((values, id))
+}
+
+fn raw(row: &rusqlite::Row<'_>) -> rusqlite::Result<RawDocument> {
+    Ok(RawDocument { id: row.get(0)?, revision: revision(row.get(1)?), body: row.get::<_, Vec<u8>>(2)?.into() })
+}
+
+fn revision(number: i64) -> Revision {
+    u64::try_from(number).unwrap_or_default()
+}
+
+fn to_sql(value: IndexValue) -> Value {
+    match value {
+        IndexValue::Integer(number) => Value::Integer(number),
+        IndexValue::Text(text) => Value::Text(text),
+    }
+}
+
+fn from_sql(value: Value) -> IndexValue {
+    match value {
+        Value::Integer(number) => IndexValue::Integer(number),
+        Value::Text(text) => IndexValue::Text(text),
+        _ => IndexValue::Text(String::new()),
+    }
+}

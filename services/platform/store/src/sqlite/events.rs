@@ -1,0 +1,292 @@
+//! The event store in SQLite.
+
+use std::{sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+use prost::Message as _;
+use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, to_timestamp};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter, types::Value};
+
+use super::{SqliteStore, backend, writer::Effects};
+use crate::{Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored};
+
+const HEAD: &str = "SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate = ?1";
+const INSERT: &str = "INSERT INTO events (type, event_id, aggregate, sequence, recorded_at, body, unpublished)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+
+#[async_trait]
+impl EventStore for SqliteStore {
+    async fn append(
+        &self,
+        aggregate: &AggregateId,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, StoreError> {
+        if events.is_empty() {
+            return Err(StoreError::Invalid("an append needs at least one event".to_owned()));
+        }
+        if aggregate.as_str().is_empty() {
+            return Err(StoreError::Invalid("an append needs an aggregate".to_owned()));
+        }
+        let (aggregate, relayed) = (aggregate.clone(), self.inner.relayed);
+        self.inner
+            .writer
+            .run(move |connection, effects| append(connection, effects, &aggregate, expected, events, relayed))
+            .await
+    }
+
+    async fn read(
+        &self,
+        aggregate: &AggregateId,
+        after: u64,
+        limit: usize,
+        types: &[EventType],
+    ) -> Result<Vec<Arc<Event>>, StoreError> {
+        let (aggregate, types) = (aggregate.clone(), types.to_vec());
+        self.inner
+            .readers
+            .run(move |connection| {
+                let sql = format!(
+                    "SELECT body FROM events WHERE aggregate = ?1 AND sequence > ?2{} ORDER BY sequence LIMIT ?3",
+                    type_condition(&types)
+                );
+                let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
+                let rows = statement
+                    .query_map(params![aggregate.as_str(), integer(after), length(limit)], |row| row.get(0))
+                    .map_err(backend)?;
+                rows.map(|body: Result<Vec<u8>, _>| decode(&body.map_err(backend)?)).collect()
+            })
+            .await
+    }
+
+    async fn head(&self, aggregate: &AggregateId) -> Result<u64, StoreError> {
+        let aggregate = aggregate.clone();
+        self.inner.readers.run(move |connection| head(connection, &aggregate)).await
+    }
+
+    async fn get(&self, id: &EventId) -> Result<Option<Stored>, StoreError> {
+        let id = *id;
+        self.inner.readers.run(move |connection| find(connection, &id)).await
+    }
+
+    async fn scan(&self, filter: &Filter, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError> {
+        let mut sql = String::from("SELECT position, body FROM events WHERE aggregate IS NOT NULL AND position > ?");
+        sql.push_str(&type_condition(&filter.types));
+        let mut values: Vec<Value> = vec![integer(after.0).into()];
+        if let Some(aggregate) = &filter.aggregate {
+            sql.push_str(" AND aggregate = ?");
+            values.push(aggregate.as_str().to_owned().into());
+        }
+        for (time, condition) in [(filter.from, " AND recorded_at >= ?"), (filter.until, " AND recorded_at < ?")] {
+            if let Some(time) = time {
+                sql.push_str(condition);
+                values.push(micros(time).into());
+            }
+        }
+        sql.push_str(" ORDER BY position LIMIT ?");
+        values.push(length(limit).into());
+        self.inner
+            .readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
+                let rows = statement.query_map(params_from_iter(values), position_and_body).map_err(backend)?;
+                rows.map(|row| stored(row.map_err(backend)?)).collect()
+            })
+            .await
+    }
+
+    async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError> {
+        self.inner
+            .readers
+            .run(move |connection| {
+                let mut statement = connection
+                    .prepare_cached(
+                        "SELECT position, body FROM events WHERE unpublished IS NOT NULL AND position > ?1
+                         ORDER BY position LIMIT ?2",
+                    )
+                    .map_err(backend)?;
+                let rows = statement
+                    .query_map(params![integer(after.0), length(limit)], position_and_body)
+                    .map_err(backend)?;
+                rows.map(|row| stored(row.map_err(backend)?)).collect()
+            })
+            .await
+    }
+
+    async fn mark_published(&self, positions: &[Position]) -> Result<(), StoreError> {
+        let positions = positions.to_vec();
+        self.inner
+            .writer
+            .run(move |connection, _| {
+                let mut statement = connection
+                    .prepare_cached("UPDATE events SET unpublished = NULL WHERE position = ?1")
+                    .map_err(backend)?;
+                for position in positions {
+                    statement.execute([integer(position.0)]).map_err(backend)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn delete_aggregate(&self, aggregate: &AggregateId) -> Result<(), StoreError> {
+        let aggregate = aggregate.clone();
+        self.inner
+            .writer
+            .run(move |connection, _| {
+                connection
+                    .prepare_cached("DELETE FROM events WHERE aggregate = ?1")
+                    .and_then(|mut statement| statement.execute([aggregate.as_str()]))
+                    .map(drop)
+                    .map_err(backend)
+            })
+            .await
+    }
+
+    fn live(&self) -> &LiveEvents {
+        &self.inner.live
+    }
+}
+
+fn append(
+    connection: &Connection,
+    effects: &mut Effects,
+    aggregate: &AggregateId,
+    expected: Expected,
+    events: Vec<NewEvent>,
+    relayed: bool,
+) -> Result<Appended, StoreError> {
+    let head = head(connection, aggregate)?;
+    if let Expected::Sequence(expected) = expected
+        && expected != head
+    {
+        // A repeated append is no conflict, however far the aggregate has come since.
+        return repeated(connection, aggregate, &events)?.ok_or_else(|| StoreError::Conflict {
+            aggregate: aggregate.clone(),
+            expected,
+            actual: head,
+        });
+    }
+    let now = SystemTime::now();
+    let mut insert = connection.prepare_cached(INSERT).map_err(backend)?;
+    let mut recorded = Vec::with_capacity(events.len());
+    for (sequence, new) in (head + 1..).zip(&events) {
+        let event_type = new.event_type();
+        let event = record(new, aggregate, sequence, now);
+        let inserted = insert.execute(params![
+            event_type as i32,
+            new.event_id.as_bytes(),
+            aggregate.as_str(),
+            integer(sequence),
+            micros(now),
+            event.encode_to_vec(),
+            relayed.then_some(1),
+        ]);
+        if let Err(error) = inserted {
+            if error.sqlite_error_code() != Some(rusqlite::ErrorCode::ConstraintViolation) {
+                return Err(backend(error));
+            }
+            // The aggregate's next sequence is free, so it is the id that is taken.
+            undo(connection, aggregate, head)?;
+            return repeated(connection, aggregate, &events)?.ok_or(StoreError::EventIdInUse(new.event_id));
+        }
+        let position = Position(u64::try_from(connection.last_insert_rowid()).unwrap_or_default());
+        recorded.push(Stored { position, event: Arc::new(event) });
+    }
+    let events = recorded.iter().map(|stored| Arc::clone(&stored.event)).collect();
+    for stored in recorded {
+        effects.appended(stored);
+    }
+    Ok(Appended { events, duplicate: false })
+}
+
+/// Takes back what a batch inserted before one of its ids turned out to be taken.
+fn undo(connection: &Connection, aggregate: &AggregateId, head: u64) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("DELETE FROM events WHERE aggregate = ?1 AND sequence > ?2")
+        .and_then(|mut statement| statement.execute(params![aggregate.as_str(), integer(head)]))
+        .map(drop)
+        .map_err(backend)
+}
+
+/// The events as they were recorded, when all of them were, in this aggregate.
+fn repeated(
+    connection: &Connection,
+    aggregate: &AggregateId,
+    events: &[NewEvent],
+) -> Result<Option<Appended>, StoreError> {
+    let mut found = Vec::with_capacity(events.len());
+    for event in events {
+        match find(connection, &event.event_id)? {
+            Some(stored) if stored.event.aggregate_id == aggregate.as_str() => found.push(stored.event),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(Appended { events: found, duplicate: true }))
+}
+
+fn record(new: &NewEvent, aggregate: &AggregateId, sequence: u64, now: SystemTime) -> Event {
+    Event {
+        event_id: new.event_id.to_string(),
+        aggregate_id: aggregate.as_str().to_owned(),
+        sequence,
+        occurred_at: Some(to_timestamp(now)),
+        causation_id: new.causation_id.clone(),
+        correlation_id: new.correlation_id.clone(),
+        producer: new.producer.clone(),
+        user_id: new.user_id.clone(),
+        traceparent: new.traceparent.clone(),
+        payload: Some(new.payload.clone()),
+    }
+}
+
+fn head(connection: &Connection, aggregate: &AggregateId) -> Result<u64, StoreError> {
+    let head: i64 = connection
+        .prepare_cached(HEAD)
+        .and_then(|mut statement| statement.query_row([aggregate.as_str()], |row| row.get(0)))
+        .map_err(backend)?;
+    u64::try_from(head).map_err(|_| StoreError::Corrupt(format!("aggregate {aggregate} has a negative sequence")))
+}
+
+fn find(connection: &Connection, id: &EventId) -> Result<Option<Stored>, StoreError> {
+    connection
+        .prepare_cached("SELECT position, body FROM events WHERE event_id = ?1")
+        .and_then(|mut statement| statement.query_row([id.as_bytes()], position_and_body).optional())
+        .map_err(backend)?
+        .map(stored)
+        .transpose()
+}
+
+fn position_and_body(row: &Row<'_>) -> rusqlite::Result<(i64, Vec<u8>)> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+fn stored((position, body): (i64, Vec<u8>)) -> Result<Stored, StoreError> {
+    Ok(Stored { position: Position(u64::try_from(position).unwrap_or_default()), event: decode(&body)? })
+}
+
+fn decode(body: &[u8]) -> Result<Arc<Event>, StoreError> {
+    Event::decode(body).map(Arc::new).map_err(|error| StoreError::Corrupt(format!("an event: {error}")))
+}
+
+/// Types are numbers of an enum, so they are written into the statement: it can then be kept prepared.
+fn type_condition(types: &[EventType]) -> String {
+    if types.is_empty() {
+        return String::new();
+    }
+    let numbers: Vec<String> = types.iter().map(|event_type| (*event_type as i32).to_string()).collect();
+    format!(" AND type IN ({})", numbers.join(", "))
+}
+
+pub(super) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(super) fn length(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+pub(super) fn micros(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

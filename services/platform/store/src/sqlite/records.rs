@@ -1,0 +1,239 @@
+//! The event table as the embedded bus sees it: records in order of position, and the groups' offsets.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use prost::Message as _;
+use runmesh_events::{Event, EventType};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{
+    SqliteStore, backend,
+    events::{integer, length, micros},
+};
+use crate::{Position, StoreError};
+
+/// A record's headers, in order.
+pub type Headers = Vec<(String, Bytes)>;
+
+/// A record of the event table.
+#[derive(Debug, Clone)]
+pub struct TableRecord {
+    /// Its place.
+    pub position: Position,
+    /// The type whose topic it is on.
+    pub event_type: EventType,
+    /// When it was recorded; of a record that was published by itself, the time that it was given.
+    pub recorded_at: SystemTime,
+    /// Its value.
+    pub body: Bytes,
+    /// What it is.
+    pub origin: Origin,
+}
+
+/// How a record came to be.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// By an append. Key and headers follow from the event.
+    Fact(Arc<Event>),
+    /// By itself, as a redrive or a replay; or by an append whose event can't be decoded.
+    Published {
+        /// The key.
+        key: Bytes,
+        /// The headers.
+        headers: Headers,
+    },
+}
+
+/// A record that is published by itself.
+#[derive(Debug, Clone)]
+pub struct NewRecord {
+    /// The type whose topic it is for.
+    pub event_type: EventType,
+    /// The key.
+    pub key: Bytes,
+    /// The headers.
+    pub headers: Headers,
+    /// The value.
+    pub body: Bytes,
+    /// The record's time. It may be long ago: a redrive keeps the time of what it repeats.
+    pub timestamp: SystemTime,
+}
+
+impl SqliteStore {
+    /// For each type, at most `limit` of its records after a position, in order.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn records(
+        &self,
+        places: Vec<(EventType, Position)>,
+        limit: usize,
+    ) -> Result<Vec<Vec<TableRecord>>, StoreError> {
+        self.inner
+            .readers
+            .run(move |connection| {
+                places.into_iter().map(|(event_type, after)| read(connection, event_type, after, limit)).collect()
+            })
+            .await
+    }
+
+    /// The number of records of one type after a position.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn count_records(&self, event_type: EventType, after: Position) -> Result<u64, StoreError> {
+        self.inner
+            .readers
+            .run(move |connection| {
+                let count: i64 = connection
+                    .prepare_cached("SELECT count(*) FROM events WHERE type = ?1 AND position > ?2")
+                    .and_then(|mut s| s.query_row(params![event_type as i32, integer(after.0)], |row| row.get(0)))
+                    .map_err(backend)?;
+                Ok(u64::try_from(count).unwrap_or_default())
+            })
+            .await
+    }
+
+    /// Publishes records by themselves, all or none. Returns their positions.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn publish_records(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, StoreError> {
+        self.inner
+            .writer
+            .run(move |connection, effects| {
+                let mut insert = connection
+                    .prepare_cached(
+                        "INSERT INTO events (type, recorded_at, body, record_key, headers) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    )
+                    .map_err(backend)?;
+                let mut positions = Vec::with_capacity(records.len());
+                for record in &records {
+                    let headers = encode_headers(&record.headers);
+                    let at = micros(record.timestamp);
+                    insert
+                        .execute(params![record.event_type as i32, at, &record.body[..], &record.key[..], headers])
+                        .map_err(backend)?;
+                    effects.record(record.event_type);
+                    positions.push(Position(u64::try_from(connection.last_insert_rowid()).unwrap_or_default()));
+                }
+                Ok(positions)
+            })
+            .await
+    }
+
+    /// How far a group has come in a type's records: the position of the last one that is finished, with all before it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn group_offset(&self, group: &'static str, event_type: EventType) -> Result<Position, StoreError> {
+        self.inner
+            .readers
+            .run(move |connection| {
+                let position: Option<i64> = connection
+                    .prepare_cached("SELECT position FROM group_offsets WHERE group_name = ?1 AND type = ?2")
+                    .and_then(|mut s| s.query_row(params![group, event_type as i32], |row| row.get(0)).optional())
+                    .map_err(backend)?;
+                Ok(Position(u64::try_from(position.unwrap_or_default()).unwrap_or_default()))
+            })
+            .await
+    }
+
+    /// Notes how far a group has come. An offset never goes back.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn commit_offsets(
+        &self,
+        group: &'static str,
+        offsets: Vec<(EventType, Position)>,
+    ) -> Result<(), StoreError> {
+        self.inner
+            .writer
+            .run(move |connection, _| {
+                let mut upsert = connection
+                    .prepare_cached(
+                        "INSERT INTO group_offsets (group_name, type, position) VALUES (?1, ?2, ?3)
+                         ON CONFLICT DO UPDATE SET position = max(position, excluded.position)",
+                    )
+                    .map_err(backend)?;
+                for (event_type, position) in offsets {
+                    upsert.execute(params![group, event_type as i32, integer(position.0)]).map_err(backend)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn read(
+    connection: &Connection,
+    event_type: EventType,
+    after: Position,
+    limit: usize,
+) -> Result<Vec<TableRecord>, StoreError> {
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT position, recorded_at, body, record_key, headers FROM events
+             WHERE type = ?1 AND position > ?2 ORDER BY position LIMIT ?3",
+        )
+        .map_err(backend)?;
+    let rows = statement
+        .query_map(params![event_type as i32, integer(after.0), length(limit)], |row| {
+            let position: i64 = row.get(0)?;
+            let recorded_at: i64 = row.get(1)?;
+            let body = Bytes::from(row.get::<_, Vec<u8>>(2)?);
+            Ok(TableRecord {
+                position: Position(u64::try_from(position).unwrap_or_default()),
+                event_type,
+                recorded_at: SystemTime::UNIX_EPOCH
+                    + Duration::from_micros(u64::try_from(recorded_at).unwrap_or_default()),
+                origin: origin(&body, row.get(3)?, row.get(4)?),
+                body,
+            })
+        })
+        .map_err(backend)?;
+    rows.map(|row| row.map_err(backend)).collect()
+}
+
+fn origin(body: &Bytes, key: Option<Vec<u8>>, headers: Option<Vec<u8>>) -> Origin {
+    if key.is_none()
+        && let Ok(event) = Event::decode(body.clone())
+    {
+        return Origin::Fact(Arc::new(event));
+    }
+    Origin::Published {
+        key: key.unwrap_or_default().into(),
+        headers: headers.map(|bytes| decode_headers(&bytes)).unwrap_or_default(),
+    }
+}
+
+// Headers are kept as name length, name, value length, value; lengths are 32-bit, little-endian.
+
+fn encode_headers(headers: &Headers) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in headers.iter().flat_map(|(name, value)| [name.as_bytes(), value]) {
+        out.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(part);
+    }
+    out
+}
+
+fn decode_headers(mut bytes: &[u8]) -> Headers {
+    let mut part = || {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let (part, rest) = rest.split_at_checked(length)?;
+        bytes = rest;
+        Some(part)
+    };
+    let mut headers = Headers::new();
+    while let (Some(name), Some(value)) = (part(), part()) {
+        headers.push((String::from_utf8_lossy(name).into_owned(), Bytes::copy_from_slice(value)));
+    }
+    headers
+}

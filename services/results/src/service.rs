@@ -1,0 +1,77 @@
+//! The gRPC service.
+
+use std::sync::Arc;
+
+use runmesh_events::ExecutionId;
+use runmesh_proto::result::{
+    GetResultRequest, GetResultResponse,
+    result_service_server::{self, ResultServiceServer},
+};
+use runmesh_rpc::status;
+use runmesh_store::{DocumentStore, Documents, EventStore, StoreError};
+use tonic::{Request, Response, Status};
+
+use crate::document::StoredResult;
+
+/// How long a client should wait before it tries again what may succeed later.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// The service. Clones share the store.
+#[derive(Clone)]
+pub struct ResultService {
+    store: Arc<dyn EventStore>,
+    results: Documents<StoredResult>,
+}
+
+impl ResultService {
+    /// The service over these stores.
+    ///
+    /// # Errors
+    /// When the collection of results can't be made.
+    pub async fn build(store: Arc<dyn EventStore>, documents: Arc<dyn DocumentStore>) -> Result<Self, StoreError> {
+        Ok(Self { store, results: Documents::open(documents).await? })
+    }
+
+    /// The service as a gRPC server takes it.
+    pub fn into_server(self) -> ResultServiceServer<Self> {
+        ResultServiceServer::new(self)
+    }
+
+    /// Removes the result of an execution, if there is one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn erase(&self, execution_id: &str) -> Result<(), StoreError> {
+        self.results.delete(execution_id).await.map(drop)
+    }
+
+    pub(crate) fn results(&self) -> &Documents<StoredResult> {
+        &self.results
+    }
+}
+
+#[tonic::async_trait]
+impl result_service_server::ResultService for ResultService {
+    async fn get_result(&self, request: Request<GetResultRequest>) -> Result<Response<GetResultResponse>, Status> {
+        let text = &request.get_ref().execution_id;
+        if text.is_empty() {
+            return Err(status::invalid_argument("execution_id", "is missing"));
+        }
+        let id: ExecutionId = text.parse().map_err(|error| status::invalid_argument("execution_id", format!("{error}")))?;
+        if let Some(found) = self.results.get(text).await.map_err(refusal)? {
+            return Ok(Response::new(GetResultResponse { result: Some(found.document.0) }));
+        }
+        match self.store.head(&id.aggregate()).await.map_err(refusal)? {
+            0 => Err(status::not_found("execution", text)),
+            _ => Err(status::failed_precondition("RESULT_NOT_READY", format!("execution {text} has no result yet"))),
+        }
+    }
+}
+
+fn refusal(error: StoreError) -> Status {
+    if error.is_transient() {
+        status::unavailable(error.to_string(), RETRY_AFTER)
+    } else {
+        status::internal(&error)
+    }
+}

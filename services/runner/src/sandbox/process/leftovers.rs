@@ -1,0 +1,73 @@
+//! Finds and kills processes of scripts that are not in the group where they belong, by what their environment says:
+//! those that left their group, and those of a node that was killed.
+//!
+//! A script can hide from this by starting a process with another environment; only a sandbox with process namespaces
+//! or cgroups leaves it no way out.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::MARKER;
+use super::child::FOLDER_MARKER;
+
+/// How long leftovers may go on starting new processes until they are given up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Kills every process of a script with a folder in `root`, of one run if its folder is given. Blocks until none is
+/// left. Returns how many there were.
+pub(super) fn kill(root: &Path, run: Option<&Path>) -> usize {
+    let since = Instant::now();
+    let mut killed = std::collections::HashSet::new();
+    loop {
+        let found = find(root, run);
+        if found.is_empty() || since.elapsed() > PATIENCE {
+            if !found.is_empty() {
+                tracing::warn!(processes = found.len(), "processes of scripts are left behind");
+            }
+            return killed.len();
+        }
+        for pid in found {
+            end(root, run, pid);
+            killed.insert(pid);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn end(root: &Path, run: Option<&Path>, pid: Pid) {
+    let Ok(handle) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
+    // The handle is sure to be of a marked process only if it still is one now.
+    if !is_marked(root, run, pid) {
+        return;
+    }
+    if rustix::process::getpgid(Some(pid)).is_ok_and(|group| group == pid) {
+        rustix::process::kill_process_group(pid, Signal::KILL).ok();
+    }
+    rustix::process::pidfd_send_signal(&handle, Signal::KILL).ok();
+}
+
+fn find(root: &Path, run: Option<&Path>) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(Pid::from_raw)
+        .filter(|pid| is_marked(root, run, *pid))
+        .collect()
+}
+
+/// Whether a process that is alive has the marks of a run. Those of a zombie can't be read.
+fn is_marked(root: &Path, run: Option<&Path>, pid: Pid) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let value = |name: &str| {
+        environment
+            .split(|byte| *byte == 0)
+            .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    };
+    let Some(folder) = value(FOLDER_MARKER) else { return false };
+    let folder = Path::new(std::ffi::OsStr::from_bytes(folder));
+    value(MARKER).is_some() && folder.parent() == Some(root) && run.is_none_or(|run| run == folder)
+}

@@ -1,0 +1,281 @@
+//! The runner: takes commands to run and to end executions, and records what happens.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
+use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload};
+use runmesh_store::{DocumentStore, Documents, EventStore, Expected, PageQuery, StoreError, Versioned};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Sandbox,
+    execute::Execution,
+    lease::{BY_NODE, RunLease},
+    log::{CancelRequest, RunLog, run_spec},
+    verdict,
+};
+
+/// The runner's group.
+pub const GROUP: GroupName = GroupName::new("runner");
+
+/// How long a runner is believed to be alive without a sign of life.
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
+
+/// How long the end of a run may take once it is asked for at a shutdown.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The ordinals of the events that the runner derives from the command to run. The last event of an execution has the
+/// same id whoever records it, so there is only one.
+pub(crate) mod ordinal {
+    pub(crate) const STARTED: u32 = 0;
+    pub(crate) const POD_ENDED: u32 = 100;
+    pub(crate) const TERMINAL: u32 = 101;
+}
+
+/// The runner. Clones share everything.
+#[derive(Clone)]
+pub struct Runner {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    node: String,
+    pub(crate) store: Arc<dyn EventStore>,
+    pub(crate) leases: Documents<RunLease>,
+    pub(crate) sandbox: Arc<dyn Sandbox>,
+    active: Mutex<HashMap<String, Arc<Active>>>,
+    tasks: TaskTracker,
+}
+
+/// A run that this runner has in hand.
+#[derive(Debug, Default)]
+pub(crate) struct Active {
+    /// Cancelled when the run is to be ended.
+    pub(crate) end: CancellationToken,
+    why: Mutex<Option<CancelRequest>>,
+}
+
+impl Active {
+    fn cancel(&self, request: CancelRequest) {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(request);
+        self.end.cancel();
+    }
+
+    /// Why it is to be ended. `None`: because the runner shuts down.
+    pub(crate) fn why(&self) -> Option<CancelRequest> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Runner {
+    /// The runner of the node with this name, which has to be the same after a restart.
+    ///
+    /// # Errors
+    /// When the collection of leases can't be made.
+    pub async fn build(
+        node: impl Into<String>,
+        store: Arc<dyn EventStore>,
+        documents: Arc<dyn DocumentStore>,
+        sandbox: Arc<dyn Sandbox>,
+    ) -> Result<Self, StoreError> {
+        let leases = Documents::open(documents).await?;
+        let (active, tasks) = (Mutex::default(), TaskTracker::new());
+        Ok(Self { inner: Arc::new(Inner { node: node.into(), store, leases, sandbox, active, tasks }) })
+    }
+
+    /// The runner's consumer group.
+    pub fn consumer_group(&self) -> ConsumerGroup {
+        let topics = [EventType::CreatePodCommand, EventType::DeletePodCommand];
+        ConsumerGroup::new(GROUP, &topics, Arc::new(self.clone()))
+    }
+
+    /// Ends what this node had in hand when it was last stopped. To be called before the group is run.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn recover(&self) -> Result<(), StoreError> {
+        match self.inner.sandbox.recover().await {
+            Ok(found) if found.processes + found.folders > 0 => {
+                tracing::warn!(
+                    processes = found.processes,
+                    folders = found.folders,
+                    "removed leftovers of earlier runs"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "leftovers of earlier runs could not be looked for"),
+        }
+        let query = PageQuery {
+            index: BY_NODE,
+            equal: vec![self.inner.node.as_str().into()],
+            limit: 1_000,
+            ..PageQuery::default()
+        };
+        loop {
+            // Each turn removes what it found.
+            let page = self.inner.leases.page(query.clone()).await?;
+            if page.documents.is_empty() {
+                return Ok(());
+            }
+            for lease in page.documents {
+                self.inner.bury(lease, "the node was stopped while the script ran").await?;
+            }
+        }
+    }
+
+    /// Ends the executions of runners that gave no sign of life for too long, until `shutdown`.
+    pub async fn watch_leases(&self, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(sleep(LEASE / 3)).await.is_some() {
+            match self.inner.leases.claim_due(SystemTime::now(), LEASE, 100).await {
+                Ok(claims) => {
+                    for claim in claims {
+                        let lease = Versioned { document: claim.document, revision: claim.token };
+                        if let Err(error) = self.inner.bury(lease, "the runner gave no sign of life").await {
+                            tracing::warn!(%error, "can't end the execution of a lost runner; trying again");
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "can't look for lost runners; trying again"),
+            }
+        }
+    }
+
+    /// The number of runs in hand.
+    pub fn active(&self) -> usize {
+        self.inner.active().len()
+    }
+
+    /// Waits until the runs in hand have ended, at most until `patience` is over; then ends them. To be called after the
+    /// group has stopped.
+    pub async fn drain(&self, patience: Duration) {
+        self.inner.tasks.close();
+        if timeout(patience, self.inner.tasks.wait()).await.is_ok() {
+            return;
+        }
+        let left: Vec<Arc<Active>> = self.inner.active().values().cloned().collect();
+        tracing::warn!(runs = left.len(), "ending the runs that are left");
+        for active in left {
+            active.end.cancel();
+        }
+        if timeout(KILL_PATIENCE, self.inner.tasks.wait()).await.is_err() {
+            tracing::error!(runs = self.active(), "runs did not end; the next start records them as lost");
+        }
+    }
+}
+
+#[async_trait]
+impl Handler for Runner {
+    async fn handle(&self, incoming: &Incoming) -> Result<(), HandlerError> {
+        match &incoming.event.payload {
+            Some(Payload::CreatePodCommand(command)) => self.inner.run(incoming, &command.execution_id).await?,
+            Some(Payload::DeletePodCommand(command)) => self.inner.end(incoming, &command.execution_id).await?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn active(&self) -> MutexGuard<'_, HashMap<String, Arc<Active>>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an execution on. Returns as soon as it is: the run goes on by itself.
+    async fn run(self: &Arc<Self>, incoming: &Incoming, execution_id: &str) -> Result<(), StoreError> {
+        if self.active().contains_key(execution_id) {
+            return Ok(());
+        }
+        let log = RunLog::read(self.store.as_ref(), execution_id).await?;
+        let Some(request) = log.request.filter(|_| !log.terminal) else { return Ok(()) };
+        if let Some(cancel) = &log.cancel {
+            let ended = verdict::cancelled(execution_id, CancelRequest::of(cancel), false);
+            return self.record_end(incoming.cause(), execution_id, ended).await;
+        }
+        let lease = RunLease {
+            execution_id: execution_id.to_owned(),
+            attempt: 1,
+            node: self.node.clone(),
+            until: SystemTime::now() + LEASE,
+        };
+        let revision = match self.leases.insert(&lease).await {
+            Ok(revision) => revision,
+            // Another runner has it, or had it: then its lease runs out and it is recorded as lost.
+            Err(StoreError::RevisionMismatch { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let active = Arc::new(Active::default());
+        self.active().insert(execution_id.to_owned(), Arc::clone(&active));
+        self.gauge();
+        let execution = Execution {
+            runner: Arc::clone(self),
+            command: Arc::clone(&incoming.event),
+            trace: incoming.trace,
+            spec: run_spec(&request, lease.attempt),
+            lease: Versioned { document: lease, revision },
+            active,
+            renew_at: Instant::now() + LEASE / 3,
+        };
+        self.tasks.spawn(execution.run());
+        Ok(())
+    }
+
+    /// Ends a run.
+    async fn end(&self, incoming: &Incoming, execution_id: &str) -> Result<(), StoreError> {
+        let request = CancelRequest::of(&incoming.event);
+        let active = self.active().get(execution_id).cloned();
+        if let Some(active) = active {
+            active.cancel(request);
+        }
+        // Otherwise the command to run it comes later and finds this one in the log, or it has ended, or another runner
+        // has it and gets this command too once commands are addressed to runners.
+        Ok(())
+    }
+
+    pub(crate) fn forget(&self, execution_id: &str) {
+        self.active().remove(execution_id);
+        self.gauge();
+    }
+
+    fn gauge(&self) {
+        #[allow(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+        metrics::gauge!("runner_active_runs").set(self.active().len() as f64);
+    }
+
+    /// Appends the last event of an execution. Only the first call for an execution adds one.
+    pub(crate) async fn record_end(
+        &self,
+        cause: Cause<'_>,
+        execution_id: &str,
+        ended: Payload,
+    ) -> Result<(), StoreError> {
+        let event = cause.derive(ordinal::TERMINAL, ended);
+        self.store.append(&AggregateId::from(execution_id), Expected::Any, vec![event]).await.map(drop)
+    }
+
+    /// Ends the execution of a runner that is gone.
+    async fn bury(&self, lease: Versioned<RunLease>, words: &str) -> Result<(), StoreError> {
+        let execution_id = &lease.document.execution_id;
+        let log = RunLog::read(self.store.as_ref(), execution_id).await?;
+        if let Some(command) = log.command.as_deref().filter(|_| !log.terminal) {
+            tracing::warn!(execution_id, node = lease.document.node, "the runner of an execution was lost");
+            let lost = verdict::runner_lost(execution_id, words);
+            self.record_end(command_cause(command), execution_id, lost).await?;
+        }
+        match self.leases.delete_if(execution_id, lease.revision).await {
+            // The runner is alive after all; its next event is refused.
+            Err(StoreError::RevisionMismatch { .. }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+/// The command to run as the cause of events.
+pub(crate) fn command_cause(command: &Event) -> Cause<'_> {
+    Cause::new(command, GROUP)
+}

@@ -1,0 +1,181 @@
+//! How a run ended, as events.
+
+use runmesh_events::{Payload, to_duration};
+use runmesh_proto::event::{
+    ExecutionCancelled, ExecutionCompleted, ExecutionErrorType, ExecutionFailed, ExecutionTimeout, PodFailed,
+    PodSucceeded, PodTerminated, ResourceUsage,
+};
+use runmesh_store::StoreError;
+
+use crate::{Ending, Outcome, RunSpec, SandboxError, Usage, log::CancelRequest, output::Tails};
+
+/// Stands for "there is no exit code".
+const NO_EXIT_CODE: i32 = -1;
+
+/// What is known of a run when it ends.
+pub(crate) struct Ended<'a> {
+    pub(crate) spec: &'a RunSpec,
+    pub(crate) pod_name: &'a str,
+    pub(crate) tails: Tails,
+    pub(crate) cancel: CancelRequest,
+}
+
+impl Ended<'_> {
+    /// The events that end the sandbox and the execution.
+    pub(crate) fn events(self, outcome: Outcome) -> Vec<Payload> {
+        let usage = Some(resource_usage(&outcome.usage));
+        match outcome.ending {
+            Ending::Exited(0) => vec![self.pod_succeeded(), self.completed(usage)],
+            Ending::Exited(code) => {
+                let words = format!("the script ended with exit code {code}");
+                vec![
+                    self.pod_failed(code, "exit code"),
+                    self.failed(code, ExecutionErrorType::ScriptError, words, usage),
+                ]
+            }
+            Ending::Signaled(signal) => {
+                let (code, words) = (128 + signal, format!("signal {signal} ended the script"));
+                vec![self.pod_failed(code, "signal"), self.failed(code, ExecutionErrorType::Signaled, words, usage)]
+            }
+            Ending::TimedOut => vec![self.pod_terminated("timeout"), self.timed_out(usage)],
+            Ending::OutputLimit => {
+                let words = format!("the script wrote more than its limit of {} bytes", self.spec.limits.output_bytes);
+                vec![
+                    self.pod_terminated("output limit"),
+                    self.failed(NO_EXIT_CODE, ExecutionErrorType::OutputLimit, words, usage),
+                ]
+            }
+            Ending::Cancelled { forced } => vec![self.pod_terminated("cancelled"), self.cancelled(forced)],
+            Ending::Failed { reason } => vec![
+                self.pod_failed(NO_EXIT_CODE, "sandbox"),
+                self.failed(NO_EXIT_CODE, ExecutionErrorType::SandboxError, reason, usage),
+            ],
+        }
+    }
+
+    fn pod_succeeded(&self) -> Payload {
+        PodSucceeded {
+            execution_id: self.spec.execution_id.clone(),
+            pod_name: self.pod_name.to_owned(),
+            exit_code: 0,
+            stdout: None,
+            stderr: None,
+        }
+        .into()
+    }
+
+    fn pod_failed(&self, exit_code: i32, reason: &str) -> Payload {
+        PodFailed {
+            execution_id: self.spec.execution_id.clone(),
+            pod_name: self.pod_name.to_owned(),
+            exit_code,
+            reason: Some(reason.to_owned()),
+            message: None,
+            stdout: None,
+            stderr: None,
+        }
+        .into()
+    }
+
+    fn pod_terminated(&self, reason: &str) -> Payload {
+        PodTerminated {
+            execution_id: self.spec.execution_id.clone(),
+            pod_name: self.pod_name.to_owned(),
+            exit_code: NO_EXIT_CODE,
+            reason: Some(reason.to_owned()),
+            message: None,
+        }
+        .into()
+    }
+
+    fn completed(self, resource_usage: Option<ResourceUsage>) -> Payload {
+        let (stdout, stderr) = self.tails.into_bytes();
+        let execution_id = self.spec.execution_id.clone();
+        ExecutionCompleted { execution_id, exit_code: 0, resource_usage, stdout, stderr }.into()
+    }
+
+    fn failed(
+        self,
+        exit_code: i32,
+        error_type: ExecutionErrorType,
+        error_message: String,
+        resource_usage: Option<ResourceUsage>,
+    ) -> Payload {
+        let (stdout, stderr) = self.tails.into_bytes();
+        ExecutionFailed {
+            execution_id: self.spec.execution_id.clone(),
+            exit_code,
+            error_type: error_type as i32,
+            error_message,
+            resource_usage,
+            stdout,
+            stderr,
+        }
+        .into()
+    }
+
+    fn timed_out(self, resource_usage: Option<ResourceUsage>) -> Payload {
+        let (stdout, stderr) = self.tails.into_bytes();
+        ExecutionTimeout {
+            execution_id: self.spec.execution_id.clone(),
+            timeout: Some(to_duration(self.spec.limits.wall_time)),
+            resource_usage,
+            stdout,
+            stderr,
+        }
+        .into()
+    }
+
+    fn cancelled(self, forced: bool) -> Payload {
+        cancelled(&self.spec.execution_id, self.cancel, forced)
+    }
+}
+
+/// The end of an execution that was cancelled.
+pub(crate) fn cancelled(execution_id: &str, request: CancelRequest, forced: bool) -> Payload {
+    ExecutionCancelled {
+        execution_id: execution_id.to_owned(),
+        reason: request.reason,
+        cancelled_by: request.by,
+        force_terminated: forced,
+    }
+    .into()
+}
+
+/// The end of an execution whose script never ran.
+pub(crate) fn not_started(execution_id: &str, error: &SandboxError) -> Payload {
+    without_run(execution_id, ExecutionErrorType::SandboxError, format!("the script could not be started: {error}"))
+}
+
+/// The end of an execution whose output could not be recorded.
+pub(crate) fn not_recorded(execution_id: &str, error: &StoreError) -> Payload {
+    without_run(execution_id, ExecutionErrorType::SystemError, format!("the output could not be recorded: {error}"))
+}
+
+/// The end of an execution whose runner is gone.
+pub(crate) fn runner_lost(execution_id: &str, words: &str) -> Payload {
+    without_run(execution_id, ExecutionErrorType::RunnerLost, words.to_owned())
+}
+
+fn without_run(execution_id: &str, error_type: ExecutionErrorType, error_message: String) -> Payload {
+    ExecutionFailed {
+        execution_id: execution_id.to_owned(),
+        exit_code: NO_EXIT_CODE,
+        error_type: error_type as i32,
+        error_message,
+        ..ExecutionFailed::default()
+    }
+    .into()
+}
+
+fn resource_usage(usage: &Usage) -> ResourceUsage {
+    let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    ResourceUsage {
+        wall_time: Some(to_duration(usage.wall)),
+        cpu_user_time: Some(to_duration(usage.cpu_user)),
+        cpu_system_time: Some(to_duration(usage.cpu_system)),
+        peak_memory_bytes: usage.peak_rss_bytes.map_or(0, number),
+        stdout_bytes: number(usage.stdout_bytes),
+        stderr_bytes: number(usage.stderr_bytes),
+    }
+}

@@ -1,0 +1,171 @@
+//! What a script sees of the node, and that nothing is left of it.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use runmesh_runner::{Ending, Limit, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
+
+use crate::harness::{
+    Harness, assert_exited, bash, environment_has, finish, group_is_alive, is_alive, next_text, processes, spec, until,
+};
+
+#[tokio::test]
+async fn the_environment_is_clean() {
+    let harness = Harness::new();
+    let mut spec = spec(&["/usr/bin/env"]);
+    spec.environment = [("GREETING", "hello"), ("LANG", "de_DE.UTF-8"), ("RUNMESH_EXECUTION_ID", "forged")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    let id = spec.execution_id.clone();
+    let finished = harness.run(spec).await;
+    let folder = harness.sandbox.root().join(format!("{id}-1"));
+    let folder = folder.display();
+    let mut lines: Vec<String> = String::from_utf8(finished.stdout).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "GREETING=hello".to_owned(),
+            format!("HOME={folder}/work"),
+            "LANG=de_DE.UTF-8".to_owned(),
+            "PATH=/usr/local/bin:/usr/bin:/bin".to_owned(),
+            "PYTHONUNBUFFERED=1".to_owned(),
+            format!("RUNMESH_EXECUTION_ID={id}"),
+            format!("RUNMESH_RUN_FOLDER={folder}"),
+            format!("TMPDIR={folder}/tmp"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn no_descriptor_is_inherited() {
+    let file = std::fs::File::open("/dev/null").unwrap();
+    // A copy without the close-on-exec flag, as an old library would make it.
+    #[allow(unsafe_code, reason = "the standard library makes no such copies")]
+    // SAFETY: dup takes a valid descriptor and returns a new one that nobody else owns.
+    let inheritable = unsafe { OwnedFd::from_raw_fd(libc::dup(file.as_raw_fd())) };
+    let finished = Harness::new().run(spec(&["/bin/ls", "/proc/self/fd"])).await;
+    // The fourth is of the listing itself.
+    assert_eq!(String::from_utf8(finished.stdout).unwrap(), "0\n1\n2\n3\n");
+    drop(inheritable);
+}
+
+#[tokio::test]
+async fn the_signals_are_as_a_program_expects_them() {
+    let finished = Harness::new().run(spec(&["/bin/cat", "/proc/self/status"])).await;
+    let status = String::from_utf8(finished.stdout).unwrap();
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    assert_eq!(mask("SigBlk:"), 0);
+    // All but 32 and 33, which the C library keeps for its threads.
+    assert_eq!(mask("SigIgn:") & !(0b11 << 31), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_left_after_a_run() {
+    let harness = Harness::new();
+    let script = "mkdir -p a/b; touch a/b/c $TMPDIR/d; ln -s / root; chmod 000 a; (sleep 1000 >&- 2>&- &) ; echo out";
+    let run = harness.start(bash(script)).await;
+    let group = run.started().pid.unwrap();
+    let finished = finish(run).await;
+    assert_exited(&finished, 0);
+    assert!(harness.folders().is_empty());
+    assert!(std::path::Path::new("/etc").exists());
+    until("the group should be gone", || !group_is_alive(group)).await;
+}
+
+#[tokio::test]
+async fn folders_nested_deeper_than_any_path_are_removed() {
+    let harness = Harness::new();
+    let finished =
+        harness.run(spec(&["/usr/bin/perl", "-e", "for (1 .. 20000) { mkdir 'd'; chdir 'd' or die }"])).await;
+    assert_exited(&finished, 0);
+    assert!(harness.folders().is_empty());
+}
+
+#[tokio::test]
+async fn dropping_a_run_kills_it_and_removes_its_folder() {
+    let harness = Harness::new();
+    let mut run = harness.start(bash("trap '' TERM; sleep 1000 & echo ready; while :; do :; done")).await;
+    let group = run.started().pid.unwrap();
+    assert_eq!(next_text(&mut run).await, "ready\n");
+    drop(run);
+    until("the group should be gone", || !group_is_alive(group)).await;
+    until("the folder should be gone", || harness.folders().is_empty()).await;
+}
+
+#[tokio::test]
+async fn dropping_a_start_leaves_nothing() {
+    let harness = Harness::new();
+    for _ in 0..20 {
+        let spec = bash("sleep 1000");
+        let mark = format!("RUNMESH_EXECUTION_ID={}", spec.execution_id);
+        let start = harness.sandbox.start(spec);
+        // Polled once, then dropped.
+        tokio::select! { biased; _ = start => {}, () = std::future::ready(()) => {} }
+        until("the folder should be gone", || harness.folders().is_empty()).await;
+        until("the process should be gone", || !processes().into_iter().any(|pid| environment_has(pid, &mark))).await;
+    }
+}
+
+#[test]
+fn a_runtime_that_shuts_down_leaves_nothing() {
+    let harness = Harness::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let run = runtime.block_on(harness.start(bash("trap '' TERM; sleep 1000 & while :; do :; done")));
+    let group = run.started().pid.unwrap();
+    drop(runtime);
+    assert!(!is_alive(group));
+    assert!(harness.folders().is_empty());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    assert!(matches!(runtime.block_on(run.wait()).ending, Ending::Failed { .. }));
+}
+
+#[tokio::test]
+async fn recovery_ends_what_a_killed_node_left_and_nothing_of_others() {
+    let root = tempfile::tempdir().unwrap();
+    let runs = root.path().join("runs");
+    let folder = runs.join("left-1");
+    std::fs::create_dir_all(folder.join("work")).unwrap();
+    // As a node would have started them, had it been killed since.
+    let leftover = |folder: &std::path::Path, script: &str| {
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", script]).env("RUNMESH_EXECUTION_ID", "left").env("RUNMESH_RUN_FOLDER", folder);
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut mine = leftover(&folder, "trap '' TERM; setsid sleep 1000 & echo $!; while :; do :; done");
+    let mut other = leftover(&root.path().join("elsewhere/left-1"), "echo; sleep 1000");
+    let read_line = |child: &mut std::process::Child| {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+        line.trim().parse::<u32>().unwrap_or(0)
+    };
+    let escaped = read_line(&mut mine);
+    read_line(&mut other);
+    assert!(is_alive(escaped) && is_alive(mine.id()));
+
+    let sandbox = ProcessSandbox::open(ProcessConfig::new(&runs)).unwrap();
+    let recovered = sandbox.recover().await.unwrap();
+    assert!(recovered.processes >= 2 && recovered.folders == 1, "{recovered:?}");
+    until("the leftovers should be gone", || !is_alive(escaped) && !is_alive(mine.id())).await;
+    assert!(!folder.exists());
+    assert!(is_alive(other.id()));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    mine.wait().unwrap();
+    assert_eq!(sandbox.recover().await.unwrap(), runmesh_runner::Recovered::default());
+}
+
+#[tokio::test]
+async fn the_receipt_tells_what_holds() {
+    let harness = Harness::new();
+    let finished = harness.run(RunSpec { ..bash("true") }).await;
+    let holding: Vec<Limit> =
+        finished.outcome.receipt.iter().filter(|line| line.holds()).map(|line| line.limit).collect();
+    assert_eq!(holding, [Limit::WallTime, Limit::Output]);
+    assert_eq!(harness.sandbox.receipt(), finished.outcome.receipt);
+    assert!(finished.outcome.receipt.iter().all(|line| line.holds() || !line.reason.is_empty()));
+}

@@ -1,0 +1,241 @@
+//! A mesh in one process of its own: the built binary, as `runmesh dev` runs it.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{Client, wait::PATIENCE};
+
+/// How a mesh is started.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Overrides of the configuration, each `key=value`.
+    pub settings: Vec<String>,
+    /// The address of gRPC. `None`: a free port of the loopback address.
+    pub grpc: Option<String>,
+    /// The address of HTTP. `None`: as above.
+    pub http: Option<String>,
+}
+
+impl Options {
+    /// The defaults with these overrides.
+    pub fn set<'a>(settings: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { settings: settings.into_iter().map(str::to_owned).collect(), ..Self::default() }
+    }
+}
+
+/// A mesh that runs, and its data folder. Dropping it ends the process and removes the folder.
+#[derive(Debug)]
+pub struct Mesh {
+    options: Options,
+    data: TempDir,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    grpc: String,
+    http: String,
+}
+
+/// The built binary, beside the running test.
+///
+/// # Errors
+/// When it has not been built.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe().context("where this test is")?;
+    let folder = test.parent().and_then(Path::parent).context("the test is not in a target folder")?;
+    let binary = folder.join("runmesh");
+    ensure!(
+        binary.is_file(),
+        "{} is missing: run the tests by `cargo xtask test`, or `cargo build -p runmesh-node` first",
+        binary.display()
+    );
+    Ok(binary)
+}
+
+impl Mesh {
+    /// Starts a mesh with the default configuration, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends instead, or is not ready in time; the error has what it wrote to standard error.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(Options::default()).await
+    }
+
+    /// Starts a mesh, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Mesh::start`].
+    pub async fn start_with(options: Options) -> anyhow::Result<Self> {
+        let data = tempfile::Builder::new().prefix("runmesh-test-").tempdir().context("a folder for the mesh")?;
+        let mut mesh = Self { options, data, running: None };
+        mesh.restart().await?;
+        Ok(mesh)
+    }
+
+    /// Starts it again on the same data folder. It must not run.
+    ///
+    /// # Errors
+    /// As [`Mesh::start`].
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(self.running.is_none(), "the mesh runs already");
+        let log = File::options().create(true).append(true).open(self.log_file()).context("the mesh's log")?;
+        let loopback = || "127.0.0.1:0".to_owned();
+        let mut command = Command::new(binary()?);
+        command.args(["dev", "--json", "--data"]).arg(self.data_folder());
+        command.arg("--grpc").arg(self.options.grpc.clone().unwrap_or_else(loopback));
+        command.arg("--http").arg(self.options.http.clone().unwrap_or_else(loopback));
+        for setting in &self.options.settings {
+            command.args(["--set", setting]);
+        }
+        command.current_dir(self.data.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().context("starting the mesh")?;
+        let stdout = child.stdout.take().context("the mesh's output")?;
+        let (line_out, line_in) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Reads on after the first line, so that the mesh never waits for a reader.
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                line_out.send(line).ok();
+            }
+        });
+        // From here on a failure ends the process: `self` has it.
+        self.running = Some(Running { child, grpc: String::new(), http: String::new() });
+        let waited = tokio::task::spawn_blocking(move || line_in.recv_timeout(PATIENCE)).await?;
+        let line =
+            waited.map_err(|error| anyhow!("the mesh did not say that it is ready ({error}):\n{}", self.log()))?;
+        let ready: serde_json::Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))?;
+        let address = |key: &str| ready[key].as_str().map(str::to_owned).with_context(|| format!("no {key} in {line}"));
+        let (grpc, http) = (address("grpc")?, address("http")?);
+        if let Some(running) = &mut self.running {
+            running.grpc = grpc;
+            running.http = http;
+        }
+        Ok(())
+    }
+
+    /// The address of gRPC, as `host:port`.
+    ///
+    /// # Errors
+    /// When the mesh does not run.
+    pub fn grpc(&self) -> anyhow::Result<&str> {
+        self.running.as_ref().map(|running| running.grpc.as_str()).context("the mesh does not run")
+    }
+
+    /// The gateway's URL, without a path.
+    ///
+    /// # Errors
+    /// When the mesh does not run.
+    pub fn http(&self) -> anyhow::Result<&str> {
+        self.running.as_ref().map(|running| running.http.as_str()).context("the mesh does not run")
+    }
+
+    /// A client with a connection of its own.
+    ///
+    /// # Errors
+    /// When it can't connect.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        Client::connect(self.grpc()?).await
+    }
+
+    /// Where the mesh keeps its data.
+    pub fn data_folder(&self) -> PathBuf {
+        self.data.path().join("data")
+    }
+
+    /// What the mesh wrote to standard error, over all its starts: the end of it.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.log_file()).unwrap_or_default();
+        let start = log.len().saturating_sub(16 << 10);
+        String::from_utf8_lossy(&log[start..]).into_owned()
+    }
+
+    /// Ends it by SIGKILL, as a crash would.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let mut running = self.running.take().context("the mesh does not run")?;
+        running.child.kill().context("killing the mesh")?;
+        running.child.wait().context("waiting for the killed mesh")?;
+        Ok(())
+    }
+
+    /// Asks it to end by SIGTERM.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn ask_to_end(&self) -> anyhow::Result<()> {
+        let running = self.running.as_ref().context("the mesh does not run")?;
+        kill_process(pid(&running.child)?, Signal::TERM).context("SIGTERM to the mesh")
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it has not within the time; it is killed then.
+    pub async fn ended(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
+        let running = self.running.as_mut().context("the mesh does not run")?;
+        let since = Instant::now();
+        loop {
+            if let Some(status) = running.child.try_wait().context("waiting for the mesh")? {
+                self.running = None;
+                return Ok(status);
+            }
+            if since.elapsed() > within {
+                let log = self.log();
+                self.kill()?;
+                bail!("the mesh did not end within {within:?}:\n{log}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Ends it by SIGTERM and waits for a clean end.
+    ///
+    /// # Errors
+    /// When it ends otherwise than with exit code 0, or not within [`PATIENCE`].
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.ask_to_end()?;
+        let status = self.ended(PATIENCE).await?;
+        ensure!(status.success(), "the mesh ended with {status}:\n{}", self.log());
+        Ok(())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.data.path().join("stderr.log")
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the mesh wrote to standard error:\n{}", self.log());
+        }
+        let Some(mut running) = self.running.take() else { return };
+        // Politely at first, so that it ends its scripts.
+        if let Ok(pid) = pid(&running.child) {
+            kill_process(pid, Signal::TERM).ok();
+        }
+        let since = Instant::now();
+        while matches!(running.child.try_wait(), Ok(None)) && since.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.child.kill().ok();
+        running.child.wait().ok();
+    }
+}
+
+fn pid(child: &Child) -> anyhow::Result<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("the mesh's process id")
+}

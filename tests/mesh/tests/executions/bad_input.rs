@@ -1,0 +1,292 @@
+//! Bad input is refused with the right code and the field's name, and nothing of it is stored.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, ensure};
+use runmesh_mesh_tests::{Client, Mesh, bad_fields, bash, python, reason};
+use runmesh_proto::{
+    event::SourceFile,
+    execution::{
+        CreateExecutionRequest, ExecutionSpec, GetLimitsRequest, Limits, ListExecutionsRequest, WaitExecutionRequest,
+    },
+};
+use tonic::{Code, Status};
+
+const NOBODY: &str = "0190b1f2-7d1e-7000-8000-000000000000";
+
+fn refused<T>(answer: Result<T, Status>, code: Code, field: &str) -> anyhow::Result<()> {
+    let status = answer.err().context("it was accepted")?;
+    ensure!(status.code() == code, "{status:?}");
+    ensure!(bad_fields(&status) == [field], "{:?}: {}", bad_fields(&status), status.message());
+    ensure!(!reason(&status).is_empty(), "no reason: {status:?}");
+    ensure!(status.message().contains(field), "the message does not name the field: {}", status.message());
+    Ok(())
+}
+
+/// Creates with each spec, in a mesh without executions: each is INVALID_ARGUMENT for its field, and none is stored.
+async fn all_refused(bad: impl IntoIterator<Item = (ExecutionSpec, &str)>) -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    for (spec, field) in bad {
+        refused(client.create(spec).await, Code::InvalidArgument, field).context(field.to_owned())?;
+    }
+    nothing_stored(&client).await
+}
+
+async fn nothing_stored(client: &Client) -> anyhow::Result<()> {
+    let stored = client.list().await?;
+    ensure!(stored.is_empty(), "stored: {stored:?}");
+    Ok(())
+}
+
+fn with_file(path: &str) -> ExecutionSpec {
+    let file = SourceFile { path: path.to_owned(), content: "x".into() };
+    ExecutionSpec { files: vec![file], ..python("pass") }
+}
+
+fn with_limits(limits: Limits) -> ExecutionSpec {
+    ExecutionSpec { limits: Some(limits), ..python("pass") }
+}
+
+fn seconds(seconds: i64) -> Limits {
+    Limits { wall_time: Some(prost_types::Duration { seconds, nanos: 0 }), ..Limits::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_language_is_refused() -> anyhow::Result<()> {
+    let bad = |language: &str| ExecutionSpec { language: language.to_owned(), ..python("pass") };
+    all_refused([(bad("klingon"), "spec.language"), (bad(""), "spec.language")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_version_is_refused() -> anyhow::Result<()> {
+    let bad = |version: &str| ExecutionSpec { language_version: version.to_owned(), ..python("pass") };
+    all_refused([(bad("1.4"), "spec.language_version"), (bad("three"), "spec.language_version")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_script_is_refused() -> anyhow::Result<()> {
+    all_refused([(python(""), "spec.script")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_over_the_size_limit_are_refused() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let limits = client.executions.clone().get_limits(GetLimitsRequest {}).await?.into_inner();
+    let most = usize::try_from(limits.maximum_source_bytes)?;
+    let comment = |bytes: usize| format!("#{}", "x".repeat(bytes - 1));
+
+    refused(client.create(bash(&comment(most + 1))).await, Code::InvalidArgument, "spec.script")?;
+    let stdin = ExecutionSpec { stdin: vec![0; most].into(), ..bash("true") };
+    refused(client.create(stdin).await, Code::InvalidArgument, "spec.stdin")?;
+    let file = SourceFile { path: "big".to_owned(), content: vec![0; most].into() };
+    let files = ExecutionSpec { files: vec![file], ..bash("true") };
+    refused(client.create(files).await, Code::InvalidArgument, "spec.files")?;
+    let many = (0..=limits.maximum_files).map(|i| SourceFile { path: format!("f{i}"), content: "x".into() });
+    let files = ExecutionSpec { files: many.collect(), ..bash("true") };
+    refused(client.create(files).await, Code::InvalidArgument, "spec.files")?;
+    nothing_stored(&client).await?;
+
+    // The limit itself is not over it.
+    client.run(bash(&comment(most))).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn negative_limits_are_refused() -> anyhow::Result<()> {
+    all_refused([
+        (with_limits(seconds(-1)), "spec.limits.wall_time"),
+        (with_limits(Limits { output_bytes: -1, ..Limits::default() }), "spec.limits.output_bytes"),
+        (with_limits(Limits { memory_bytes: -1, ..Limits::default() }), "spec.limits.memory_bytes"),
+        (with_limits(Limits { cpu_millis: -1, ..Limits::default() }), "spec.limits.cpu_millis"),
+    ])
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_over_the_ceiling_are_refused() -> anyhow::Result<()> {
+    all_refused([
+        (with_limits(seconds(1_000_000)), "spec.limits.wall_time"),
+        (with_limits(seconds(i64::MAX)), "spec.limits.wall_time"),
+        (with_limits(Limits { output_bytes: i64::MAX, ..Limits::default() }), "spec.limits.output_bytes"),
+        (with_limits(Limits { memory_bytes: i64::MAX, ..Limits::default() }), "spec.limits.memory_bytes"),
+        (with_limits(Limits { cpu_millis: i32::MAX, ..Limits::default() }), "spec.limits.cpu_millis"),
+    ])
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absolute_path_of_a_file_is_refused() -> anyhow::Result<()> {
+    all_refused([(with_file("/etc/passwd"), "spec.files[0].path"), (with_file(""), "spec.files[0].path")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_climbs_out_is_refused() -> anyhow::Result<()> {
+    let entrypoint = ExecutionSpec { entrypoint: "../main.py".to_owned(), ..python("pass") };
+    all_refused([
+        (with_file("../outside"), "spec.files[0].path"),
+        (with_file("a/../../outside"), "spec.files[0].path"),
+        (with_file(".."), "spec.files[0].path"),
+        (entrypoint, "spec.entrypoint"),
+    ])
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_bad_fields_are_all_named() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let labels = BTreeMap::from([("k".repeat(64), "v".to_owned())]);
+    let spec = ExecutionSpec { language: "klingon".to_owned(), labels, ..with_limits(seconds(-1)) };
+    let status = client.create(spec).await.err().context("it was accepted")?;
+    let mut fields = bad_fields(&status);
+    fields.sort();
+    let label = format!("spec.labels[{:?}]", "k".repeat(64));
+    assert_eq!(fields, [label.as_str(), "spec.language", "spec.limits.wall_time"]);
+    nothing_stored(&client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_page_token_is_refused() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let list = async |page_token: &str, page_size: i32, language: &str| {
+        let (page_token, language) = (page_token.to_owned(), language.to_owned());
+        let request = ListExecutionsRequest { page_token, page_size, language, ..Default::default() };
+        client.executions.clone().list_executions(request).await
+    };
+    for bad in ["nonsense", "!!!", "e30"] {
+        refused(list(bad, 0, "").await, Code::InvalidArgument, "page_token")?;
+    }
+    refused(list("", -1, "").await, Code::InvalidArgument, "page_size")?;
+    refused(list("", 1001, "").await, Code::InvalidArgument, "page_size")?;
+
+    for _ in 0..2 {
+        client.launch(bash("true")).await?;
+    }
+    let token = list("", 1, "").await?.into_inner().next_page_token;
+    ensure!(!token.is_empty(), "the first of two pages has no token for the next");
+    refused(list(&token, 1, "bash").await, Code::InvalidArgument, "page_token").context("a token of another list")?;
+    assert_eq!(list(&token, 1, "").await?.into_inner().executions.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_id_is_not_found() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let wait = WaitExecutionRequest { execution_id: NOBODY.to_owned(), timeout: None };
+    let answers = [
+        client.get(NOBODY).await.err(),
+        client.cancel(NOBODY, "").await.err(),
+        client.result(NOBODY).await.err(),
+        client.executions.clone().wait_execution(wait).await.err(),
+        watch_error(&client, NOBODY, "").await?,
+    ];
+    for status in answers {
+        let status = status.context("it was found")?;
+        ensure!(status.code() == Code::NotFound, "{status:?}");
+        ensure!(reason(&status) == "EXECUTION_NOT_FOUND", "{}", reason(&status));
+        ensure!(status.message().contains(NOBODY), "the message does not name the id: {}", status.message());
+    }
+    nothing_stored(&client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_id_is_refused() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    for bad in ["", "nonsense", "../../etc/passwd"] {
+        refused(client.get(bad).await, Code::InvalidArgument, "execution_id")?;
+        refused(client.cancel(bad, "").await, Code::InvalidArgument, "execution_id")?;
+        refused(client.result(bad).await, Code::InvalidArgument, "execution_id")?;
+        let status = watch_error(&client, bad, "").await?.context("it was watched")?;
+        refused::<()>(Err(status), Code::InvalidArgument, "execution_id")?;
+    }
+    Ok(())
+}
+
+/// The error of a watch: of the call, or of the stream's first message.
+async fn watch_error(client: &Client, execution_id: &str, cursor: &str) -> anyhow::Result<Option<Status>> {
+    match client.watch(execution_id, cursor).await {
+        Err(status) => Ok(Some(status)),
+        Ok(mut watch) => match watch.next().await {
+            Ok(_) => Ok(None),
+            Err(error) => Ok(Some(error.downcast::<Status>()?)),
+        },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_cursor_is_refused() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let execution_id = client.run(bash("true")).await?.complete()?.execution_id.clone();
+    for bad in ["nonsense", "-1", "1 ", "99999999999999999999999", "1.ended"] {
+        let status = watch_error(&client, &execution_id, bad).await?.context("it was watched")?;
+        refused::<()>(Err(status), Code::InvalidArgument, "cursor").context(bad)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_beyond_the_end_is_out_of_range() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let short = client.run(bash("true")).await?;
+    // Cursors of a longer log lie beyond the end of this one.
+    let long = client.run(bash("for i in $(seq 30); do echo $i; sleep 0.01; done")).await?;
+    let end = short.complete()?;
+    ensure!(long.complete()?.last_sequence > end.last_sequence + 1, "the log is not longer");
+    for beyond in long.cursors().iter().rev().take(2) {
+        let status = watch_error(&client, &end.execution_id, beyond).await?.context("it was watched")?;
+        refused::<()>(Err(status), Code::OutOfRange, "cursor").context((*beyond).to_owned())?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oversized_request_is_refused() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let spec = ExecutionSpec { stdin: vec![0; 9 << 20].into(), ..bash("true") };
+    let status = client.create(spec).await.err().context("it was accepted")?;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(reason(&status), "REQUEST_TOO_LARGE");
+    nothing_stored(&client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_id_with_other_content_is_refused_and_with_the_same_is_the_same_execution() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let create = async |script: &str| {
+        let request = CreateExecutionRequest { request_id: "one".to_owned(), spec: Some(bash(script)) };
+        client.executions.clone().create_execution(request).await
+    };
+    let first = create("echo one").await?.into_inner().execution.context("no execution")?;
+    refused(create("echo two").await, Code::AlreadyExists, "request_id")?;
+    let again = create("echo one").await?.into_inner().execution.context("no execution")?;
+    assert_eq!(again.execution_id, first.execution_id);
+    assert_eq!(client.list().await?.len(), 1);
+    assert_eq!(client.follow(&first.execution_id).await?.stdout()?, b"one\n");
+    // Also after it has ended.
+    let late = create("echo one").await?.into_inner().execution.context("no execution")?;
+    assert_eq!(late.execution_id, first.execution_id);
+    refused(create("echo two").await, Code::AlreadyExists, "request_id")?;
+
+    let request = CreateExecutionRequest { request_id: "x".repeat(129), spec: Some(bash("true")) };
+    refused(client.executions.clone().create_execution(request).await, Code::InvalidArgument, "request_id")?;
+    assert_eq!(client.list().await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_a_spec_is_refused() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let request = CreateExecutionRequest::default();
+    refused(client.executions.clone().create_execution(request).await, Code::InvalidArgument, "spec")?;
+    nothing_stored(&client).await
+}

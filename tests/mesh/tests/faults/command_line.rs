@@ -1,0 +1,129 @@
+//! The binary as a person or a script calls it.
+
+use std::{fs, path::Path, process::Output, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use runmesh_mesh_tests::{Mesh, binary};
+use serde_json::Value;
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Calls `runmesh` in a folder of its own, and waits for its end.
+async fn runmesh(folder: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
+    let output = tokio::process::Command::new(binary()?)
+        .args(arguments)
+        .current_dir(folder)
+        .env("HOME", folder)
+        .env("XDG_DATA_HOME", folder.join("xdg"))
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    tokio::time::timeout(BOUND, output).await.with_context(|| format!("{arguments:?} did not end"))?.context("runmesh")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_passes_on_output_and_exit_code() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("seven.sh"), "echo out; echo err >&2; exit 7\n")?;
+    let output = runmesh(folder.path(), &["run", "seven.sh"]).await?;
+    ensure!(output.status.code() == Some(7), "{}: {}", output.status, text(&output.stderr));
+    assert_eq!(text(&output.stdout), "out\n");
+    ensure!(text(&output.stderr).contains("err\n"), "{}", text(&output.stderr));
+
+    fs::write(folder.path().join("fine.py"), "print('fine')\n")?;
+    let output = runmesh(folder.path(), &["run", "fine.py"]).await?;
+    ensure!(output.status.code() == Some(0), "{}: {}", output.status, text(&output.stderr));
+    assert_eq!(text(&output.stdout), "fine\n");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_by_a_server_does_the_same() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("seven.sh"), "echo out; exit 7\n")?;
+    let output = runmesh(folder.path(), &["run", "seven.sh", "--server", mesh.grpc()?]).await?;
+    ensure!(output.status.code() == Some(7), "{}: {}", output.status, text(&output.stderr));
+    assert_eq!(text(&output.stdout), "out\n");
+    assert_eq!(mesh.client().await?.list().await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_run_json_is_json_and_the_last_has_the_verdict() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("three.sh"), "echo one; echo two; exit 3\n")?;
+    let output = runmesh(folder.path(), &["run", "three.sh", "--json"]).await?;
+    ensure!(output.status.code() == Some(3), "{}: {}", output.status, text(&output.stderr));
+    let stdout = text(&output.stdout);
+    let lines = stdout.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>();
+    let lines = lines.with_context(|| format!("not JSON lines:\n{stdout}"))?;
+    ensure!(lines.iter().all(Value::is_object), "not all are objects:\n{stdout}");
+    let last = lines.last().context("no line")?;
+    ensure!(last["end"]["execution"]["exitCode"] == 3, "the last line is {last}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_key_of_the_configuration_is_an_error_that_names_it() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let dev = ["dev", "--data", "data", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let output = runmesh(folder.path(), &[&dev[..], &["--set", "scheduler.slotz=2"]].concat()).await?;
+    ensure!(!output.status.success(), "it ended with {}", output.status);
+    ensure!(text(&output.stderr).contains("slotz"), "{}", text(&output.stderr));
+
+    fs::write(folder.path().join("runmesh.toml"), "[scheduler]\nslotz = 2\n")?;
+    let output = runmesh(folder.path(), &[&dev[..], &["--config", "runmesh.toml"]].concat()).await?;
+    ensure!(!output.status.success(), "it ended with {}", output.status);
+    ensure!(text(&output.stderr).contains("slotz"), "{}", text(&output.stderr));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_can_not_be_run_is_an_error_that_names_it() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let output = runmesh(folder.path(), &["run", "missing.py"]).await?;
+    ensure!(!output.status.success(), "it ended with {}", output.status);
+    ensure!(text(&output.stderr).contains("missing.py"), "{}", text(&output.stderr));
+
+    fs::write(folder.path().join("what.klingon"), "nuqneH")?;
+    let output = runmesh(folder.path(), &["run", "what.klingon"]).await?;
+    ensure!(!output.status.success(), "it ended with {}", output.status);
+    ensure!(text(&output.stderr).contains("klingon"), "{}", text(&output.stderr));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_lists_every_event_type() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let output = runmesh(folder.path(), &["topics"]).await?;
+    ensure!(output.status.success(), "{}: {}", output.status, text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for topic in runmesh_events::Catalog::get().topics() {
+        ensure!(stdout.lines().any(|line| line.contains(&topic.name)), "{} is missing:\n{stdout}", topic.name);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn call_reaches_every_method_and_names_the_bad_field() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let folder = tempfile::tempdir()?;
+    let call = async |method: &str, request: &str| {
+        runmesh(folder.path(), &["call", method, request, "--server", mesh.grpc()?]).await
+    };
+    let service = "runmesh.execution.v1.ExecutionService";
+    let output = call(&format!("{service}/GetLimits"), "{}").await?;
+    ensure!(output.status.success(), "{}: {}", output.status, text(&output.stderr));
+    let limits: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(limits["maximumLimits"]["wallTime"].is_string(), "{limits}");
+
+    let output = call(&format!("{service}/GetExecution"), r#"{"executionId": "nonsense"}"#).await?;
+    ensure!(!output.status.success(), "it ended with {}", output.status);
+    ensure!(text(&output.stderr).contains("execution_id"), "{}", text(&output.stderr));
+    Ok(())
+}

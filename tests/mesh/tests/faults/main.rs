@@ -1,0 +1,6 @@
+//! What happens when things go wrong or end: crashes, shutdown, missing credentials, wrong command lines.
+
+mod access;
+mod command_line;
+mod restart;
+mod shutdown;

@@ -1,0 +1,138 @@
+//! A node that is killed while executions run, and started again on the same data.
+
+use anyhow::{Context as _, ensure};
+use runmesh_mesh_tests::{Mark, Mesh, Options, Stored, bash, eventually, is_terminal};
+use runmesh_proto::{
+    event::{ExecutionErrorType, event::Payload},
+    execution::{ExecutionSpec, ExecutionState},
+};
+
+/// Fewer than there are executions, so that some wait when the node dies.
+const SLOTS: usize = 3;
+const EXECUTIONS: usize = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executions_survive_a_killed_node() -> anyhow::Result<()> {
+    let mark = Mark::new("killed");
+    let slots = format!("scheduler.slots={SLOTS}");
+    let mut mesh = Mesh::start_with(Options::set([slots.as_str()])).await?;
+    let client = mesh.client().await?;
+    let mut launched = Vec::new();
+    for index in 0..EXECUTIONS {
+        let script = format!("echo begin {index}; sleep 2; echo end {index}");
+        let spec = ExecutionSpec { environment: mark.environment(), ..bash(&script) };
+        launched.push(client.launch(spec).await?);
+    }
+    let states = async || {
+        let executions = client.list().await?;
+        anyhow::Ok(executions.into_iter().map(|execution| (execution.execution_id.clone(), execution.state())))
+    };
+    let running = eventually("executions that run", async || {
+        let running: Vec<String> =
+            states().await?.filter(|(_, state)| *state == ExecutionState::Running).map(|(id, _)| id).collect();
+        Ok((running.len() == SLOTS && !mark.processes().is_empty()).then_some(running))
+    })
+    .await?;
+    let queued: Vec<String> =
+        states().await?.filter(|(_, state)| *state == ExecutionState::Queued).map(|(id, _)| id).collect();
+    ensure!(!queued.is_empty(), "none was queued, so nothing was tested");
+
+    mesh.kill()?;
+    mesh.restart().await?;
+
+    let client = mesh.client().await?;
+    for execution_id in &launched {
+        let transcript = client.follow(execution_id).await.with_context(|| mesh.log())?;
+        let end = transcript.complete()?;
+        let result = client.result(execution_id).await.with_context(|| format!("the result of {end:?}"))?;
+        ensure!(result.state == end.state, "the result has {:?}, the log {:?}", result.state(), end.state());
+        if queued.contains(execution_id) {
+            ensure!(end.state() == ExecutionState::Completed, "it waited, and ended as {end:?}");
+        } else if end.state() != ExecutionState::Completed {
+            ensure!(running.contains(execution_id), "it did not run, and ended as {end:?}");
+            ensure!(end.error_type() == ExecutionErrorType::RunnerLost, "it ran, and ended as {end:?}");
+        }
+    }
+    // Nothing is left of the scripts that lost their node, and no slot is lost.
+    mark.gone().await?;
+    for _ in 0..=SLOTS {
+        client.run(bash("echo afterwards")).await?;
+    }
+
+    mesh.stop().await?;
+    let store = Stored::open(&mesh)?;
+    for execution_id in &launched {
+        let log = store.log(execution_id).await?;
+        let count =
+            |fits: fn(&Payload) -> bool| log.iter().filter(|event| event.payload.as_ref().is_some_and(fits)).count();
+        ensure!(count(is_terminal) == 1, "{} terminal events in {execution_id}", count(is_terminal));
+        let results = count(|payload| matches!(payload, Payload::ResultStored(_) | Payload::ResultFailed(_)));
+        ensure!(results == 1, "{results} results in {execution_id}");
+        let starts = count(|payload| matches!(payload, Payload::ExecutionStarted(_)));
+        ensure!(starts <= 1, "{execution_id} was started {starts} times");
+        let ends = count(|payload| {
+            matches!(payload, Payload::SagaCompleted(_) | Payload::SagaFailed(_) | Payload::SagaCancelled(_))
+        });
+        ensure!(ends == 1, "{ends} ends of the saga in {execution_id}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_crash_at_any_moment_loses_an_execution() -> anyhow::Result<()> {
+    let mark = Mark::new("crashes");
+    let mut mesh = Mesh::start_with(Options::set(["scheduler.slots=2"])).await?;
+    let mut launched = Vec::new();
+    // Killed in the middle of whatever happens to go on: with short scripts, at every step of some execution.
+    for round in 0..6_usize {
+        let client = mesh.client().await?;
+        for index in 0..4 {
+            let spec = bash(&format!("echo {round} {index}; sleep 0.0{index}"));
+            launched.push(client.launch(ExecutionSpec { environment: mark.environment(), ..spec }).await?);
+        }
+        let newest = launched.last().context("launched")?.clone();
+        let mut watch = client.watch(&newest, "").await?;
+        for _ in 0..round {
+            watch.next().await?;
+        }
+        mesh.kill()?;
+        mesh.restart().await?;
+    }
+    let client = mesh.client().await?;
+    for execution_id in &launched {
+        let end = client.follow(execution_id).await.with_context(|| mesh.log())?.complete()?.clone();
+        let fine = end.state() == ExecutionState::Completed
+            || (end.state() == ExecutionState::Failed && end.error_type() == ExecutionErrorType::RunnerLost);
+        ensure!(fine, "it ended as {end:?}");
+        client.result(execution_id).await?;
+    }
+    assert_eq!(client.list().await?.len(), launched.len());
+    mark.gone().await?;
+    mesh.stop().await?;
+    let store = Stored::open(&mesh)?;
+    for execution_id in &launched {
+        let log = store.log(execution_id).await?;
+        let terminal = log.iter().filter(|event| event.payload.as_ref().is_some_and(is_terminal)).count();
+        ensure!(terminal == 1, "{terminal} terminal events in {execution_id}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_a_crash_cut_resumes_where_it_was() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let execution_id = client.launch(bash("for i in $(seq 20); do echo $i; sleep 0.05; done")).await?;
+    let mut watch = client.watch(&execution_id, "").await?;
+    let mut seen = runmesh_mesh_tests::Transcript::default();
+    while seen.output(runmesh_proto::event::OutputStream::Stdout)?.len() < 6 {
+        seen.messages.push(watch.next().await?.context("the stream ended")?);
+    }
+    mesh.kill()?;
+    mesh.restart().await?;
+    let cursor = seen.cursors().last().copied().unwrap_or_default().to_owned();
+    let client = mesh.client().await?;
+    seen.messages.extend(client.watch(&execution_id, &cursor).await?.rest().await?.messages);
+    assert_eq!(seen, client.follow(&execution_id).await?);
+    Ok(())
+}
