@@ -52,6 +52,16 @@ impl Handler for Projection {
 
 /// Brings the document of an execution up to its log. Returns the sequence that it has taken into account.
 pub(crate) async fn project(service: &ExecutionService, execution_id: &str) -> Result<u64, StoreError> {
+    loop {
+        match try_project(service, execution_id).await {
+            // The call that created it and the group write the same document; whoever is second looks again.
+            Err(StoreError::RevisionMismatch { .. }) => {}
+            other => return other,
+        }
+    }
+}
+
+async fn try_project(service: &ExecutionService, execution_id: &str) -> Result<u64, StoreError> {
     let (events, head) = read_log(service.store(), &AggregateId::from(execution_id), &TYPES).await?;
     let log = ExecutionLog::of(events.iter().map(AsRef::as_ref));
     if !log.exists() {

@@ -90,7 +90,7 @@ pub(crate) async fn watch(
                 yield WatchExecutionResponse { cursor: Cursor::event(sequence), item: Some(Item::Event(event)) };
             }
         }
-        let execution = Execution { last_sequence: sequence, ..log.execution().clone() };
+        let execution = Execution { last_sequence: sequence, ..log.summary() };
         let end = ExecutionEnd { execution: Some(execution) };
         yield WatchExecutionResponse { cursor: Cursor::end(sequence), item: Some(Item::End(end)) };
     })

@@ -1,6 +1,6 @@
 //! Logs, metrics and traces: the process's globals, set once by the command.
 
-use std::time::Duration;
+use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -30,7 +30,7 @@ impl Telemetry {
     /// Sets the process's subscriber and recorder. Logs go to standard error. To be called on a tokio runtime.
     pub(crate) fn install(config: &Config) -> anyhow::Result<Self> {
         let filter = EnvFilter::try_new(&config.log.filter).context("configuration: log.filter")?;
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
         let lines = match config.log.format {
             LogFormat::Text => lines.boxed(),
             LogFormat::Json => lines.json().boxed(),

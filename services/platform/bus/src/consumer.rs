@@ -29,6 +29,9 @@ const IN_FLIGHT: usize = 1_024;
 /// How long finished records may wait for the commit of their offsets. A crash in between delivers them again.
 const COMMIT_DELAY: Duration = Duration::from_millis(100);
 
+/// How long a last commit is tried again. What it does not get done is delivered again.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(3);
+
 /// How long a lane that is taken away may hold up the others.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -83,7 +86,7 @@ impl Consumer {
         let result = reader.run(&shutdown).await;
         reader.queue.close();
         while workers.join_next().await.is_some() {}
-        let committed = reader.commit().await;
+        let committed = reader.commit_all().await;
         tracing::debug!(group = %group.name, "left");
         result.and(committed)
     }
@@ -224,9 +227,21 @@ impl Reader {
         if let Some(Err(_)) = idle {
             tracing::warn!(?lanes, "lanes are taken away with records in hand; another member handles those again");
         }
-        self.commit().await?;
+        self.commit_all().await?;
         self.progress.lanes().retain(|lane, _| !lanes.contains(lane));
         Ok(())
+    }
+
+    /// Commits all that is finished, because there is no later. What the bus refuses for the moment is tried again.
+    async fn commit_all(&mut self) -> Result<(), BusError> {
+        let deadline = Instant::now() + COMMIT_PATIENCE;
+        loop {
+            self.commit().await?;
+            if self.commit_at.is_none() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(BACKOFF.0).await;
+        }
     }
 
     async fn commit(&mut self) -> Result<(), BusError> {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use runmesh_bus::{Bus, EmbeddedBus, conformance::Harness};
+use runmesh_bus::{
+    Bus, EmbeddedBus,
+    conformance::{Harness, until},
+};
 use runmesh_store::{DocumentStore, SqliteStore, sqlite::SqliteConfig};
 use tempfile::TempDir;
 
@@ -13,9 +16,12 @@ struct Embedded {
     bus: Arc<EmbeddedBus>,
 }
 
+fn config(folder: &TempDir) -> SqliteConfig {
+    SqliteConfig::new(folder.path().join("runmesh.db"))
+}
+
 impl Embedded {
-    fn open(folder: TempDir) -> Self {
-        let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("runmesh.db"))).unwrap();
+    fn open(folder: TempDir, store: SqliteStore) -> Self {
         Self { folder, bus: Arc::new(EmbeddedBus::new(store.clone())), store }
     }
 }
@@ -23,7 +29,9 @@ impl Embedded {
 #[async_trait]
 impl Harness for Embedded {
     async fn new() -> Self {
-        Self::open(tempfile::tempdir().unwrap())
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&config(&folder)).unwrap();
+        Self::open(folder, store)
     }
 
     fn bus(&self) -> Arc<dyn Bus> {
@@ -37,7 +45,14 @@ impl Harness for Embedded {
     async fn reopen(self) -> Self {
         let Self { folder, store, bus } = self;
         drop((store, bus));
-        Self::open(folder)
+        // What a "crash" cut off may hold the file for another moment.
+        let mut reopened = None;
+        until("the file is given back", || {
+            reopened = SqliteStore::open(&config(&folder)).ok();
+            std::future::ready(reopened.is_some())
+        })
+        .await;
+        Self::open(folder, reopened.unwrap())
     }
 
     fn too_large(&self) -> usize {

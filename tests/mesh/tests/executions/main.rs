@@ -1,6 +1,9 @@
-//! Executions from a client's side: what a script writes, how it ends, how it is watched, and what is refused.
+//! Executions from a client's side: what a script is given and writes, how it ends, how it is watched, what is kept of
+//! it, and what is refused.
 
 mod bad_input;
+mod inputs;
 mod output;
+mod records;
 mod verdicts;
 mod watchers;

@@ -3,7 +3,10 @@
 use std::{sync::mpsc, thread, time::Duration};
 
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
-use runmesh_bus::KafkaConfig;
+use runmesh_bus::{
+    KafkaConfig,
+    conformance::{TOPIC, TOPIC_2},
+};
 use runmesh_events::{Catalog, TopicSpec};
 
 type Handle = MockCluster<'static, DefaultProducerContext>;
@@ -17,9 +20,10 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// With the topics of the catalog. (The mock cluster does not know the call that makes topics.)
+    /// With the topics that the tests use. The mock cluster does not know the call that makes topics, and takes long to
+    /// make them through its handle.
     pub(crate) fn start() -> Self {
-        Self::with_topics(Catalog::get().topics().to_vec())
+        Self::with_topics([TOPIC, TOPIC_2].iter().map(|topic| Catalog::get().topic(*topic).unwrap().clone()).collect())
     }
 
     pub(crate) fn with_topics(topics: Vec<TopicSpec>) -> Self {
@@ -39,11 +43,15 @@ impl Cluster {
     }
 
     pub(crate) fn config(&self) -> KafkaConfig {
-        KafkaConfig {
+        let mut config = KafkaConfig {
             max_record_bytes: 4 << 20,
             delivery_timeout: Duration::from_secs(5),
             ..KafkaConfig::new(&self.brokers)
-        }
+        };
+        // The mock cluster lets every rebalance last as long as a session, less a second.
+        config.properties.insert("session.timeout.ms".to_owned(), "3000".to_owned());
+        config.properties.insert("heartbeat.interval.ms".to_owned(), "200".to_owned());
+        config
     }
 
     pub(crate) fn brokers(&self) -> &str {

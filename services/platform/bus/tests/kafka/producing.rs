@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::{mocking::MockCoordinator, types::RDKafkaRespErr};
 use runmesh_bus::{
     Bus as _, BusError, KafkaBus, KafkaConfig,
-    conformance::{TOPIC, record},
+    conformance::{TOPIC, record, within},
 };
 
 use crate::cluster::Cluster;
@@ -31,18 +31,23 @@ async fn without_a_broker_publishing_fails_for_the_moment() {
     let cluster = Cluster::start();
     let config = KafkaConfig { delivery_timeout: Duration::from_millis(500), ..cluster.config() };
     let bus = KafkaBus::open(config).unwrap();
-    assert!(bus.publish(vec![record(TOPIC, "a", 1)]).await.remove(0).is_ok());
+    published(&bus, 1).await;
     cluster.tell(|cluster| cluster.broker_down(-1).unwrap());
     for result in bus.publish(vec![record(TOPIC, "a", 2), record(TOPIC, "a", 3)]).await {
         assert!(matches!(result, Err(BusError::Unavailable(_))), "{result:?}");
     }
     cluster.tell(|cluster| cluster.broker_up(-1).unwrap());
-    let back = async {
-        while let Err(error) = bus.publish(vec![record(TOPIC, "a", 4)]).await.remove(0) {
+    published(&bus, 4).await;
+}
+
+/// Publishes a record as soon as the cluster takes it.
+async fn published(bus: &KafkaBus, sequence: u64) {
+    let publish = async {
+        while let Err(error) = bus.publish(vec![record(TOPIC, "a", sequence)]).await.remove(0) {
             assert!(error.is_transient(), "{error}");
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), back).await.unwrap();
+    within("a record is published", publish).await;
 }
 
 /// Settings are checked when the bus is opened.

@@ -57,7 +57,6 @@ pub(super) fn launch(spec: &RunSpec, folder: Folder, began: Instant, at: SystemT
         .stdin(if spec.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let parent_peak_rss = sys::own_peak_rss();
     sys::inherit_nothing();
     let mut process = spawn(&mut command).map_err(|error| start_error(program, error))?;
     let pid = Pid::from_child(&process);
@@ -69,7 +68,8 @@ pub(super) fn launch(spec: &RunSpec, folder: Folder, began: Instant, at: SystemT
             return Err(SandboxError::io("open a handle to", program)(os(error)));
         }
     };
-    let child = Child { pid, pidfd, reaped: false, parent_peak_rss };
+    // After the spawn, so that it is not less than what the child was given of it.
+    let child = Child { pid, pidfd, reaped: false, parent_peak_rss: sys::own_peak_rss() };
     let missing = || SandboxError::io("open a pipe to", program)(ErrorKind::BrokenPipe.into());
     Ok(Launched {
         stdin: process.stdin.take().map(OwnedFd::from),
@@ -186,9 +186,11 @@ impl Child {
         sys::reap(self.pid())
     }
 
-    /// The greatest resident set, if it is known to be of the child itself.
+    /// The greatest resident set, if it is known to be of the child itself: until its `exec` it shares this node's
+    /// memory, and the kernel counts that too. The kernel's counts are approximate, hence the margin.
     pub(super) fn peak_rss(&self, reaped: &Reaped) -> Option<u64> {
-        (reaped.peak_rss_bytes > self.parent_peak_rss).then_some(reaped.peak_rss_bytes)
+        let inherited = self.parent_peak_rss.saturating_add(self.parent_peak_rss / 8);
+        (reaped.peak_rss_bytes > inherited).then_some(reaped.peak_rss_bytes)
     }
 
     /// The greatest resident set of the main process so far. `None` once it has ended.

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::unix::AsyncFd;
@@ -17,10 +17,12 @@ use super::{ProcessConfig, RECEIPT, blocking, leftovers};
 use crate::sandbox::{Demand, Ending, Limits, Outcome, OutputStream, RunSide, SandboxError, Usage};
 
 /// The first pause between two looks at the memory of the script, and the longest.
-const SAMPLE_FIRST: std::time::Duration = std::time::Duration::from_millis(4);
-const SAMPLE_LONGEST: std::time::Duration = std::time::Duration::from_millis(500);
+const SAMPLE_FIRST: Duration = Duration::from_millis(4);
+const SAMPLE_LONGEST: Duration = Duration::from_millis(500);
+/// How long the verdict waits for the working folder to be removed.
+const CLEANING: Duration = Duration::from_secs(1);
 /// When there is nothing to wait for.
-const NEVER: std::time::Duration = std::time::Duration::from_secs(3600);
+const NEVER: Duration = Duration::from_secs(3600);
 
 pub(super) struct Supervisor {
     config: Arc<ProcessConfig>,
@@ -50,7 +52,7 @@ pub(super) struct Supervisor {
     ended: Option<Instant>,
     peak_rss: Option<u64>,
     sample_at: Instant,
-    sample_pause: std::time::Duration,
+    sample_pause: Duration,
 }
 
 /// Why the script was ended, if it did not end by itself. The first reason counts.
@@ -125,16 +127,17 @@ impl Supervisor {
 
         // A pipe that nobody of the group holds any more, and that is open all the same, is held by one that left it.
         let escaped = self.stdout.was_cut() || self.stderr.was_cut();
-        let (folder, root) = (self.folder, self.config.root.clone());
+        let (folder, root, execution_id) = (self.folder, self.config.root.clone(), self.execution_id);
         let cleaned = blocking(move || {
             if escaped {
                 leftovers::kill(&root, Some(folder.path()));
             }
-            folder.remove()
+            if let Err(error) = folder.remove() {
+                tracing::warn!(execution_id, %error, "a working folder is left behind");
+            }
         });
-        if let Err(error) = cleaned.await.and_then(|removed| removed) {
-            tracing::warn!(execution_id = %self.execution_id, %error, "a working folder is left behind");
-        }
+        // A script that made very many files doesn't hold up its own verdict: the removal goes on.
+        tokio::time::timeout(CLEANING, cleaned).await.ok();
         let RunSide { output, outcome: verdict, .. } = self.side;
         drop(output);
         verdict.send(outcome).ok();
@@ -309,7 +312,7 @@ impl Supervisor {
         }
     }
 
-    fn usage(&self, wall: std::time::Duration, reaped: Option<&Reaped>) -> Usage {
+    fn usage(&self, wall: Duration, reaped: Option<&Reaped>) -> Usage {
         Usage {
             wall,
             cpu_user: reaped.map_or_else(Default::default, |reaped| reaped.cpu_user),

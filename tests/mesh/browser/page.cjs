@@ -1,0 +1,30 @@
+// Uses the page to try it as a person would: open it, press Run, read the output.
+"use strict";
+const path = require("node:path");
+const {withPage, report} = require("./chromium.cjs");
+
+async function main({gateway, screenshots}) {
+  return withPage(async (page) => {
+    const problems = [];
+    page.on("pageerror", (error) => problems.push(String(error)));
+    page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
+    await page.goto(`${gateway}/`);
+    // The runtimes are there before anything can be run.
+    await page.waitForFunction(() => document.querySelector("#runtime").options.length > 0);
+    await page.getByRole("button", {name: "Run"}).click();
+    const output = page.getByRole("log");
+    await page.waitForFunction(() => document.querySelector("#output").textContent.includes("Hello, world!"));
+    const live = !(await output.textContent()).includes("Hello, mesh!");
+    await page.screenshot({path: path.join(screenshots, "page-running.png")});
+    await page.waitForFunction(() => document.querySelector("#verdict").textContent.length > 1);
+    await page.screenshot({path: path.join(screenshots, "page-completed.png")});
+    return {
+      output: await output.textContent(),
+      verdict: await page.locator("#verdict").textContent(),
+      live,
+      problems,
+    };
+  });
+}
+
+report(main);
