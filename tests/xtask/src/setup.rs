@@ -115,3 +115,28 @@ fn node(tools: &Path) -> anyhow::Result<()> {
             .arg(PLAYWRIGHT),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_has_one_version() {
+        for line in REQUIREMENTS.lines().filter(|line| !line.starts_with('#')) {
+            assert!(
+                line.split_once("==").is_some_and(|(name, version)| !name.is_empty() && !version.is_empty()),
+                "{line}"
+            );
+        }
+        for tool in [GRPCURL, PLAYWRIGHT] {
+            let version = tool.rsplit_once('@').map(|(_, version)| version.trim_start_matches('v'));
+            assert!(version.is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit())), "{tool}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_found_in_path_or_not_at_all() {
+        assert!(find("sh").is_some_and(|path| path.is_absolute()));
+        assert_eq!(find("there-is-no-such-program"), None);
+    }
+}

@@ -57,3 +57,29 @@ fn shown(command: &Command) -> String {
     let arguments = command.get_args().map(|argument| argument.to_string_lossy());
     std::iter::once(name.into()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_command_is_shown_with_its_arguments_and_keeps_its_exit_code() {
+        let error = run(Command::new("/bin/sh").args(["-c", "exit 7"])).unwrap_err();
+        let failed = error.downcast_ref::<Failed>().unwrap();
+        assert_eq!(failed.code(), 7);
+        assert_eq!(failed.to_string(), "`sh -c exit 7` failed: exit status: 7");
+    }
+
+    #[test]
+    fn a_command_that_a_signal_ended_has_failed() {
+        let error = run(Command::new("/bin/sh").args(["-c", "kill -KILL $$"])).unwrap_err();
+        assert_eq!(error.downcast_ref::<Failed>().unwrap().code(), 1);
+    }
+
+    #[test]
+    fn an_answer_is_trimmed_and_there_is_none_of_a_failed_command() {
+        assert_eq!(answer(Command::new("/bin/sh").args(["-c", "echo ' yes '"])), Some("yes".to_owned()));
+        assert_eq!(answer(Command::new("/bin/sh").args(["-c", "echo no; exit 1"])), None);
+        assert_eq!(answer(&mut Command::new("/there/is/no/such/program")), None);
+    }
+}

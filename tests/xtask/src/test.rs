@@ -11,5 +11,17 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     // Binaries and tests in one build: a build of the binary alone would enable fewer features of its dependencies and
     // compile them twice. The mesh tests start the binary that is made here.
     step::run(step::cargo().args(["build", "--workspace", "--bins", "--tests", "--locked"]))?;
-    step::run(step::cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(arguments))
+    if !arguments.is_empty() {
+        return step::run(test().args(arguments));
+    }
+    // The examples in the documentation first: most crates have none, and the last lines should count tests.
+    let examples = step::run(test().arg("--doc"));
+    let tests = step::run(test().args(["--lib", "--bins", "--tests"]));
+    examples.and(tests)
+}
+
+fn test() -> std::process::Command {
+    let mut command = step::cargo();
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command
 }

@@ -107,7 +107,12 @@ impl DeadLetter {
         self.attempts.extend(newer.attempts);
         let surplus = self.attempts.len().saturating_sub(KEPT_ATTEMPTS);
         self.attempts.drain(..surplus);
-        Self { first_failed_at: self.first_failed_at, attempts: self.attempts, attempt_count: self.attempt_count, ..newer }
+        Self {
+            first_failed_at: self.first_failed_at,
+            attempts: self.attempts,
+            attempt_count: self.attempt_count,
+            ..newer
+        }
     }
 
     /// Which redrive the record was. `None`: it was not one.

@@ -107,13 +107,7 @@ impl Bus for EmbeddedBus {
             let position = self.store.group_offset(group.as_str(), *event_type).await?;
             cursors.push(Cursor { event_type: *event_type, position, read: VecDeque::new(), exhausted: false });
         }
-        Ok(Box::new(EmbeddedSubscription {
-            store: self.store.clone(),
-            group,
-            cursors,
-            wake,
-            _member: member,
-        }))
+        Ok(Box::new(EmbeddedSubscription { store: self.store.clone(), group, cursors, wake, _member: member }))
     }
 
     async fn lag(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError> {
@@ -194,6 +188,7 @@ struct EmbeddedSubscription {
 #[derive(Debug)]
 struct Cursor {
     event_type: EventType,
+    /// Where the next read of the topic goes on.
     position: Position,
     read: VecDeque<TableRecord>,
     /// Whether the topic had nothing more when it was last read.
@@ -229,9 +224,10 @@ impl EmbeddedSubscription {
         if !hungry.is_empty() {
             let places = hungry.iter().map(|cursor| (cursor.event_type, cursor.position)).collect();
             let found = self.store.records(places, READ).await?;
-            for (cursor, records) in hungry.iter_mut().zip(found) {
-                cursor.exhausted = records.len() < READ;
-                cursor.read.extend(records);
+            for (cursor, found) in hungry.iter_mut().zip(found) {
+                cursor.exhausted = found.records.len() < READ;
+                cursor.position = found.upto;
+                cursor.read.extend(found.records);
             }
         }
         // A topic with more behind what was read bounds the merge: beyond its last record others may have to wait.
@@ -244,7 +240,6 @@ impl EmbeddedSubscription {
         let mut records = Vec::new();
         for cursor in &mut self.cursors {
             while let Some(record) = cursor.read.pop_front_if(|record| bound.is_none_or(|b| record.position <= b)) {
-                cursor.position = record.position;
                 records.push(record);
             }
         }
@@ -271,7 +266,6 @@ fn delivery(record: TableRecord) -> Delivery {
         decoded,
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -22,7 +22,7 @@ mod record;
 mod relay;
 pub mod trace;
 
-pub use bus::{Bus, Batch, GroupLag, Lane, Placement, Subscription, TopicDrift, TopicReport};
+pub use bus::{Batch, Bus, GroupLag, Lane, Placement, Subscription, TopicDrift, TopicReport};
 pub use consumer::{Consumer, ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, Severity};
 pub use dead_letter::{Attempt, DeadLetter};
 pub use embedded::EmbeddedBus;

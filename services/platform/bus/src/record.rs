@@ -132,10 +132,9 @@ impl Delivery {
         };
         match &event.payload {
             Some(payload) if payload.event_type() == self.event_type => Ok(event),
-            Some(payload) => Err(format!(
-                "the value is an event of type {}, not of the topic's",
-                payload.event_type().as_str_name()
-            )),
+            Some(payload) => {
+                Err(format!("the value is an event of type {}, not of the topic's", payload.event_type().as_str_name()))
+            }
             None => Err("the value is an event without a payload that is known here".to_owned()),
         }
     }

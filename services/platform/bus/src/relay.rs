@@ -141,8 +141,7 @@ impl Relay {
             timestamp: event.occurred_at.as_ref().and_then(from_timestamp).unwrap_or(SystemTime::UNIX_EPOCH),
             decoded: None,
         };
-        let attempt =
-            Attempt { at: SystemTime::now(), took: Duration::ZERO, errors: vec![error.to_string()] };
+        let attempt = Attempt { at: SystemTime::now(), took: Duration::ZERO, errors: vec![error.to_string()] };
         let letter = DeadLetter::new(RELAY, &delivery, crate::Severity::Permanent.as_str(), vec![attempt]);
         match self.dead_letters.insert(&letter).await {
             // It was kept before a crash came between.

@@ -1,8 +1,6 @@
 //! The trace of an event, continued in the span that handles it.
 
-use opentelemetry::trace::{
-    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
-};
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use runmesh_events::TraceParent;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;

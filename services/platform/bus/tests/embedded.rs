@@ -1,5 +1,7 @@
 //! The embedded bus: the suite, and that appended events are records.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

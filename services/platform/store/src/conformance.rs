@@ -1,1 +1,90 @@
-//! placeholder
+//! The suite that every store passes.
+//!
+//! A backend implements [`Harness`] in an integration test and calls [`store_suite!`](crate::store_suite) with it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, reason = "these are tests")]
+
+pub mod appends;
+pub mod claims;
+pub mod documents;
+pub mod follows;
+pub mod pages;
+pub mod reads;
+mod samples;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{DocumentStore, EventStore};
+pub use samples::{Job, append, event, event_of, jobs, sequences};
+
+/// How long a case may take.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A store under test. Dropping it removes all that it made.
+#[async_trait]
+pub trait Harness: Send + Sync + Sized + 'static {
+    /// An empty store whose events have to be published.
+    async fn new() -> Self;
+
+    /// Its events.
+    fn events(&self) -> Arc<dyn EventStore>;
+
+    /// Its documents.
+    fn documents(&self) -> Arc<dyn DocumentStore>;
+
+    /// The same store after the process was started again.
+    async fn reopen(self) -> Self;
+}
+
+/// Runs one case.
+pub async fn run(case: impl Future<Output = ()>) {
+    tokio::time::timeout(PATIENCE, case).await.expect("the case came to no end");
+}
+
+/// A test for each case of the suite, over a [`Harness`].
+#[macro_export]
+macro_rules! store_suite {
+    ($harness:ty) => {
+        $crate::store_suite! { $harness =>
+            appends::sequences_start_at_one_and_have_no_holes,
+            appends::an_append_elsewhere_is_a_conflict_and_adds_nothing,
+            appends::any_sequence_may_be_expected,
+            appends::an_append_without_events_or_aggregate_is_invalid,
+            appends::a_repeated_append_adds_nothing,
+            appends::an_id_of_another_event_is_refused_with_its_batch,
+            appends::what_is_recorded_is_what_was_given,
+            appends::concurrent_appends_leave_no_hole_and_no_duplicate,
+            appends::concurrent_appends_that_expect_a_sequence_have_one_winner,
+            reads::an_aggregate_is_read_in_pages_and_by_type,
+            reads::a_scan_filters_by_type_aggregate_and_time,
+            reads::what_is_not_marked_is_unpublished,
+            reads::a_deleted_aggregate_is_gone_and_others_are_not,
+            reads::everything_survives_a_restart,
+            follows::followers_see_exactly_the_log,
+            follows::a_follower_goes_on_after_any_cut,
+            follows::a_wake_tells_of_what_was_appended,
+            documents::a_document_is_written_read_and_removed,
+            documents::a_write_from_another_revision_is_refused,
+            documents::one_of_many_writers_from_one_revision_wins,
+            documents::documents_are_counted_by_value,
+            documents::documents_survive_a_restart,
+            pages::pages_go_through_everything_once_in_order,
+            pages::bounds_and_equal_prefixes_select,
+            pages::a_page_goes_on_where_it_ended_though_documents_come_and_go,
+            pages::queries_without_meaning_are_invalid,
+            claims::a_due_document_is_claimed_once,
+            claims::concurrent_claims_share_nothing,
+            claims::a_lease_that_is_over_is_claimed_again_and_fences_its_holder,
+        }
+    };
+    ($harness:ty => $($module:ident::$case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::conformance::run($crate::conformance::$module::$case::<$harness>()).await;
+            }
+        )+
+    };
+}

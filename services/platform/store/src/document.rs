@@ -1,6 +1,10 @@
 //! Documents: state that is looked up by other things than its history.
 
-use std::{marker::PhantomData, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    marker::PhantomData,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -160,12 +164,7 @@ pub trait DocumentStore: Send + Sync + 'static {
         expected: Option<Revision>,
     ) -> Result<Revision, StoreError>;
     /// Removes one document if it is at the expected revision (`None`: whatever its revision). Returns whether there was one.
-    async fn delete(
-        &self,
-        collection: &'static str,
-        id: &str,
-        expected: Option<Revision>,
-    ) -> Result<bool, StoreError>;
+    async fn delete(&self, collection: &'static str, id: &str, expected: Option<Revision>) -> Result<bool, StoreError>;
     /// Reads a page.
     async fn page(
         &self,
@@ -277,12 +276,7 @@ impl<T: Document> Documents<T> {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn claim_due(
-        &self,
-        now: SystemTime,
-        lease: Duration,
-        limit: usize,
-    ) -> Result<Vec<Claim<T>>, StoreError> {
+    pub async fn claim_due(&self, now: SystemTime, lease: Duration, limit: usize) -> Result<Vec<Claim<T>>, StoreError> {
         let raw = self.store.claim_due(T::COLLECTION, now, now + lease, limit).await?;
         raw.into_iter().map(|raw| Ok(Claim { document: T::decode(&raw.body)?, token: raw.revision })).collect()
     }
@@ -296,11 +290,6 @@ impl<T: Document> Documents<T> {
     }
 
     fn write(document: &T) -> RawWrite {
-        RawWrite {
-            id: document.id(),
-            body: document.encode(),
-            values: document.index_values(),
-            due: document.due(),
-        }
+        RawWrite { id: document.id(), body: document.encode(), values: document.index_values(), due: document.due() }
     }
 }

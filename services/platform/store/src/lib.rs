@@ -18,7 +18,8 @@ mod live;
 pub mod sqlite;
 
 pub use document::{
-    Claim, Document, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, Versioned,
+    Claim, Document, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision,
+    Versioned,
 };
 pub use error::StoreError;
 pub use event_store::{Appended, EventStore, Expected, Filter, Position, Stored, read_log};

@@ -7,6 +7,7 @@
 
 mod documents;
 mod events;
+mod memory;
 mod reader;
 pub mod records;
 mod schema;
@@ -21,6 +22,7 @@ use std::{
 use rusqlite::Connection;
 
 use crate::{LiveEvents, StoreError};
+use memory::Memory;
 use reader::Readers;
 use writer::Writer;
 
@@ -65,6 +67,7 @@ struct Inner {
     // Fields are dropped in this order: the writer ends before the lock is given back.
     writer: Writer,
     readers: Readers,
+    memory: Arc<Memory>,
     live: LiveEvents,
     relayed: bool,
     _lock: File,
@@ -99,9 +102,10 @@ impl SqliteStore {
         schema::prepare(&connection)?;
         let live = LiveEvents::default();
         let checkpoints = connect(&config.path, config.durability)?;
-        let writer = Writer::start(connection, checkpoints, live.clone())?;
+        let memory = Arc::new(Memory::new(records::newest(&connection)?));
+        let writer = Writer::start(connection, checkpoints, Arc::clone(&memory), live.clone())?;
         let readers = Readers::new(config.path.clone());
-        Ok(Self { inner: Arc::new(Inner { writer, readers, live, relayed: config.relayed, _lock: lock }) })
+        Ok(Self { inner: Arc::new(Inner { writer, readers, memory, live, relayed: config.relayed, _lock: lock }) })
     }
 }
 

@@ -35,8 +35,7 @@ async fn publish(bus: &dyn Bus, records: Vec<Record>) {
 }
 
 async fn letters<H: Harness>(harness: &H) -> Vec<DeadLetter> {
-    let query =
-        PageQuery { index: "by_group", equal: vec![GROUP.as_str().into()], limit: 100, ..PageQuery::default() };
+    let query = PageQuery { index: "by_group", equal: vec![GROUP.as_str().into()], limit: 100, ..PageQuery::default() };
     let page = harness.dead_letters().await.page(query).await.unwrap();
     page.documents.into_iter().map(|letter| letter.document).collect()
 }

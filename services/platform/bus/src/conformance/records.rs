@@ -76,11 +76,7 @@ pub async fn a_large_record_travels_and_a_larger_one_is_refused_alone<H: Harness
     let too_large = Record { value: vec![7; harness.too_large()].into(), ..record(TOPIC, "a", 2) };
     let results = bus.publish(vec![large.clone(), too_large, record(TOPIC, "a", 3)]).await;
     assert!(results[0].is_ok() && results[2].is_ok(), "{results:?}");
-    assert!(
-        matches!(&results[1], Err(error @ BusError::TooLarge { .. }) if !error.is_transient()),
-        "{:?}",
-        results[1]
-    );
+    assert!(matches!(&results[1], Err(error @ BusError::TooLarge { .. }) if !error.is_transient()), "{:?}", results[1]);
     let mut subscription = bus.subscribe(GROUP, &[TOPIC]).await.unwrap();
     let deliveries = read(subscription.as_mut(), 2).await;
     assert_eq!(deliveries[0].value, large.value);

@@ -1,15 +1,16 @@
 //! A document store that fails or waits when it is told to.
 
 use std::{
-    sync::{Arc, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::SystemTime,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use runmesh_store::{
-    DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError,
-};
+use runmesh_store::{DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError};
 use tokio::sync::Semaphore;
 
 /// Hands everything on, but writes only as many documents as it is allowed to, and fails so many times before.

@@ -143,9 +143,7 @@ pub async fn lag_counts_what_was_not_committed<H: Harness>() {
     let harness = H::new().await;
     let bus = harness.bus();
     publish(&*bus, "a", 1..=4).await;
-    let lag = |records| {
-        vec![GroupLag { event_type: TOPIC, records }, GroupLag { event_type: TOPIC_2, records: 0 }]
-    };
+    let lag = |records| vec![GroupLag { event_type: TOPIC, records }, GroupLag { event_type: TOPIC_2, records: 0 }];
     assert_eq!(bus.lag(GROUP, &[TOPIC, TOPIC_2]).await.unwrap(), lag(4));
     let mut subscription = bus.subscribe(GROUP, &[TOPIC]).await.unwrap();
     let deliveries = read(subscription.as_mut(), 4).await;

@@ -157,7 +157,14 @@ pub struct ConsumerGroup {
 impl ConsumerGroup {
     /// A group with 16 workers, the default retries, and no replays.
     pub fn new(name: GroupName, topics: &[EventType], handler: Arc<dyn Handler>) -> Self {
-        Self { name, topics: topics.to_vec(), handler, workers: 16, retry: InPlaceRetry::default(), sees_replays: false }
+        Self {
+            name,
+            topics: topics.to_vec(),
+            handler,
+            workers: 16,
+            retry: InPlaceRetry::default(),
+            sees_replays: false,
+        }
     }
 }
 

@@ -55,7 +55,8 @@ impl Worker {
             let topic = Catalog::get().topic(delivery.event_type).map_or("", |topic| topic.name.as_str());
             metrics::counter!("consumer_records_total", "group" => group, "topic" => topic, "outcome" => outcome.as_str())
                 .increment(1);
-            metrics::histogram!("consumer_handle_seconds", "group" => group, "topic" => topic).record(started.elapsed());
+            metrics::histogram!("consumer_handle_seconds", "group" => group, "topic" => topic)
+                .record(started.elapsed());
             if !matches!(outcome, Outcome::Unfinished) {
                 self.progress.finished(&delivery);
                 queue.done(&delivery.key);
@@ -153,4 +154,3 @@ fn words(panic: &(dyn std::any::Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("without words")
 }
-

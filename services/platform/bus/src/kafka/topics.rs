@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use futures::executor::block_on;
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication, TopicResult},
+    admin::{
+        AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+        TopicReplication, TopicResult,
+    },
     types::RDKafkaErrorCode,
 };
 use runmesh_events::TopicSpec;

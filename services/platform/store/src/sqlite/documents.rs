@@ -39,17 +39,13 @@ impl DocumentStore for SqliteStore {
     }
 
     async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError> {
-        let id = id.to_owned();
-        self.inner
-            .readers
-            .run(move |connection| {
-                let sql = format!("SELECT id, revision, body FROM doc_{collection} WHERE id = ?1");
-                connection
-                    .prepare_cached(&sql)
-                    .and_then(|mut statement| statement.query_row([id], raw).optional())
-                    .map_err(backend)
-            })
-            .await
+        self.inner.readers.run(|connection| {
+            let sql = format!("SELECT id, revision, body FROM doc_{collection} WHERE id = ?1");
+            connection
+                .prepare_cached(&sql)
+                .and_then(|mut statement| statement.query_row([id], raw).optional())
+                .map_err(backend)
+        })
     }
 
     async fn put(
@@ -61,12 +57,7 @@ impl DocumentStore for SqliteStore {
         self.inner.writer.run(move |connection, _| put(connection, collection, write, expected)).await
     }
 
-    async fn delete(
-        &self,
-        collection: &'static str,
-        id: &str,
-        expected: Option<Revision>,
-    ) -> Result<bool, StoreError> {
+    async fn delete(&self, collection: &'static str, id: &str, expected: Option<Revision>) -> Result<bool, StoreError> {
         let id = id.to_owned();
         self.inner
             .writer
@@ -103,7 +94,7 @@ impl DocumentStore for SqliteStore {
         let limit = query.limit;
         self.inner
             .readers
-            .run(move |connection| {
+            .run_long(move |connection| {
                 let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
                 let mut rows = statement.query(params_from_iter(values)).map_err(backend)?;
                 let mut page = Page { documents: Vec::new(), next: None };
@@ -142,9 +133,8 @@ impl DocumentStore for SqliteStore {
                      RETURNING id, revision, body"
                 );
                 let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
-                let rows = statement
-                    .query_map(params![micros(now), micros(until), length(limit)], raw)
-                    .map_err(backend)?;
+                let rows =
+                    statement.query_map(params![micros(now), micros(until), length(limit)], raw).map_err(backend)?;
                 rows.map(|row| row.map_err(backend)).collect()
             })
             .await
@@ -163,7 +153,7 @@ impl DocumentStore for SqliteStore {
             .ok_or_else(|| StoreError::Invalid(format!("index {collection}.{index} has no fields")))?;
         self.inner
             .readers
-            .run(move |connection| {
+            .run_long(move |connection| {
                 let sql = format!("SELECT f_{field}, count(*) FROM doc_{collection} GROUP BY 1 ORDER BY 1");
                 let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
                 let rows = statement
@@ -189,11 +179,8 @@ fn put(
     let mut marks = String::new();
     let mut sets = String::new();
     let due = write.due.map(micros);
-    let mut values: Vec<Value> = vec![
-        write.id.clone().into(),
-        write.body.into(),
-        due.map_or(Value::Null, Value::Integer),
-    ];
+    let mut values: Vec<Value> =
+        vec![write.id.clone().into(), write.body.into(), due.map_or(Value::Null, Value::Integer)];
     for (field, value) in write.values {
         values.push(to_sql(value));
         let number = values.len();

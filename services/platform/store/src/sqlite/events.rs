@@ -3,11 +3,16 @@
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use prost::Message as _;
 use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, to_timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter, types::Value};
 
-use super::{SqliteStore, backend, writer::Effects};
+use super::{
+    SqliteStore, backend,
+    records::{Origin, TableRecord},
+    writer::Effects,
+};
 use crate::{Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored};
 
 const HEAD: &str = "SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate = ?1";
@@ -42,31 +47,31 @@ impl EventStore for SqliteStore {
         limit: usize,
         types: &[EventType],
     ) -> Result<Vec<Arc<Event>>, StoreError> {
-        let (aggregate, types) = (aggregate.clone(), types.to_vec());
-        self.inner
-            .readers
-            .run(move |connection| {
-                let sql = format!(
-                    "SELECT body FROM events WHERE aggregate = ?1 AND sequence > ?2{} ORDER BY sequence LIMIT ?3",
-                    type_condition(&types)
-                );
-                let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
-                let rows = statement
-                    .query_map(params![aggregate.as_str(), integer(after), length(limit)], |row| row.get(0))
-                    .map_err(backend)?;
-                rows.map(|body: Result<Vec<u8>, _>| decode(&body.map_err(backend)?)).collect()
-            })
-            .await
+        if let Some(events) = self.inner.memory.read(aggregate, after, limit, types) {
+            return Ok(events);
+        }
+        self.inner.readers.run(|connection| {
+            let sql = format!(
+                "SELECT body FROM events WHERE aggregate = ?1 AND sequence > ?2{} ORDER BY sequence LIMIT ?3",
+                type_condition(types)
+            );
+            let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
+            let rows = statement
+                .query_map(params![aggregate.as_str(), integer(after), length(limit)], |row| row.get(0))
+                .map_err(backend)?;
+            rows.map(|body: Result<Vec<u8>, _>| decode(&body.map_err(backend)?)).collect()
+        })
     }
 
     async fn head(&self, aggregate: &AggregateId) -> Result<u64, StoreError> {
-        let aggregate = aggregate.clone();
-        self.inner.readers.run(move |connection| head(connection, &aggregate)).await
+        match self.inner.memory.head(aggregate) {
+            Some(head) => Ok(head),
+            None => self.inner.readers.run(|connection| head(connection, aggregate)),
+        }
     }
 
     async fn get(&self, id: &EventId) -> Result<Option<Stored>, StoreError> {
-        let id = *id;
-        self.inner.readers.run(move |connection| find(connection, &id)).await
+        self.inner.readers.run(|connection| find(connection, id))
     }
 
     async fn scan(&self, filter: &Filter, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError> {
@@ -87,7 +92,7 @@ impl EventStore for SqliteStore {
         values.push(length(limit).into());
         self.inner
             .readers
-            .run(move |connection| {
+            .run_long(move |connection| {
                 let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
                 let rows = statement.query_map(params_from_iter(values), position_and_body).map_err(backend)?;
                 rows.map(|row| stored(row.map_err(backend)?)).collect()
@@ -98,7 +103,7 @@ impl EventStore for SqliteStore {
     async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError> {
         self.inner
             .readers
-            .run(move |connection| {
+            .run_long(move |connection| {
                 let mut statement = connection
                     .prepare_cached(
                         "SELECT position, body FROM events WHERE unpublished IS NOT NULL AND position > ?1
@@ -133,12 +138,13 @@ impl EventStore for SqliteStore {
         let aggregate = aggregate.clone();
         self.inner
             .writer
-            .run(move |connection, _| {
+            .run(move |connection, effects| {
                 connection
                     .prepare_cached("DELETE FROM events WHERE aggregate = ?1")
                     .and_then(|mut statement| statement.execute([aggregate.as_str()]))
-                    .map(drop)
-                    .map_err(backend)
+                    .map_err(backend)?;
+                effects.deleted(aggregate);
+                Ok(())
             })
             .await
     }
@@ -173,13 +179,14 @@ fn append(
     for (sequence, new) in (head + 1..).zip(&events) {
         let event_type = new.event_type();
         let event = record(new, aggregate, sequence, now);
+        let body = Bytes::from(event.encode_to_vec());
         let inserted = insert.execute(params![
             event_type as i32,
             new.event_id.as_bytes(),
             aggregate.as_str(),
             integer(sequence),
             micros(now),
-            event.encode_to_vec(),
+            &body[..],
             relayed.then_some(1),
         ]);
         if let Err(error) = inserted {
@@ -191,11 +198,14 @@ fn append(
             return repeated(connection, aggregate, &events)?.ok_or(StoreError::EventIdInUse(new.event_id));
         }
         let position = Position(u64::try_from(connection.last_insert_rowid()).unwrap_or_default());
-        recorded.push(Stored { position, event: Arc::new(event) });
+        let event = Arc::new(event);
+        let origin = Origin::Fact(Arc::clone(&event));
+        recorded.push((event, TableRecord { position, event_type, recorded_at: now, body, origin }));
     }
-    let events = recorded.iter().map(|stored| Arc::clone(&stored.event)).collect();
-    for stored in recorded {
-        effects.appended(stored);
+    let mut events = Vec::with_capacity(recorded.len());
+    for (event, record) in recorded {
+        events.push(event);
+        effects.record(record);
     }
     Ok(Appended { events, duplicate: false })
 }

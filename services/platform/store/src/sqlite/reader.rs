@@ -11,7 +11,7 @@ use super::{backend, tune};
 use crate::StoreError;
 
 /// How many idle connections are kept.
-const IDLE: usize = 4;
+const IDLE: usize = 8;
 
 /// A pool of connections that can't write. It grows as needed and keeps a few.
 #[derive(Debug, Clone)]
@@ -30,21 +30,25 @@ impl Readers {
         Self { pool: Arc::new(Pool { path, idle: Mutex::new(Vec::new()) }) }
     }
 
-    /// Runs `work` with a connection, on a thread where it may block.
-    pub(super) async fn run<R, F>(&self, work: F) -> Result<R, StoreError>
+    /// Runs a short `work` with a connection, here and now: a few rows by an index, which take less than the way to
+    /// another thread and back.
+    pub(super) fn run<R>(&self, work: impl FnOnce(&Connection) -> Result<R, StoreError>) -> Result<R, StoreError> {
+        let connection = self.pool.take()?;
+        let result = work(&connection);
+        self.pool.give_back(connection);
+        result
+    }
+
+    /// Runs a `work` that may be long on a thread where it may block.
+    pub(super) async fn run_long<R, F>(&self, work: F) -> Result<R, StoreError>
     where
         R: Send + 'static,
         F: FnOnce(&Connection) -> Result<R, StoreError> + Send + 'static,
     {
-        let pool = Arc::clone(&self.pool);
-        tokio::task::spawn_blocking(move || {
-            let connection = pool.take()?;
-            let result = work(&connection);
-            pool.give_back(connection);
-            result
-        })
-        .await
-        .map_err(|error| StoreError::Backend(format!("a read did not end: {error}")))?
+        let readers = self.clone();
+        tokio::task::spawn_blocking(move || readers.run(work))
+            .await
+            .map_err(|error| StoreError::Backend(format!("a read did not end: {error}")))?
     }
 }
 

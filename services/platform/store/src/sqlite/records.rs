@@ -34,6 +34,15 @@ pub struct TableRecord {
     pub origin: Origin,
 }
 
+/// Records of one type.
+#[derive(Debug, Clone)]
+pub struct TableRecords {
+    /// The records, in order.
+    pub records: Vec<TableRecord>,
+    /// There are no others of the type up to here, so the next read goes on after this position.
+    pub upto: Position,
+}
+
 /// How a record came to be.
 #[derive(Debug, Clone)]
 pub enum Origin {
@@ -72,13 +81,17 @@ impl SqliteStore {
         &self,
         places: Vec<(EventType, Position)>,
         limit: usize,
-    ) -> Result<Vec<Vec<TableRecord>>, StoreError> {
-        self.inner
-            .readers
-            .run(move |connection| {
-                places.into_iter().map(|(event_type, after)| read(connection, event_type, after, limit)).collect()
-            })
-            .await
+    ) -> Result<Vec<TableRecords>, StoreError> {
+        let from_memory: Option<Vec<TableRecords>> =
+            places.iter().map(|(event_type, after)| self.inner.memory.records(*event_type, *after, limit)).collect();
+        if let Some(found) = from_memory {
+            return Ok(found);
+        }
+        self.inner.readers.run(|connection| {
+            // Known before the records are read: whatever is missing among them came later.
+            let newest = newest(connection)?;
+            places.into_iter().map(|(event_type, after)| read(connection, event_type, after, newest, limit)).collect()
+        })
     }
 
     /// The number of records of one type after a position.
@@ -88,7 +101,7 @@ impl SqliteStore {
     pub async fn count_records(&self, event_type: EventType, after: Position) -> Result<u64, StoreError> {
         self.inner
             .readers
-            .run(move |connection| {
+            .run_long(move |connection| {
                 let count: i64 = connection
                     .prepare_cached("SELECT count(*) FROM events WHERE type = ?1 AND position > ?2")
                     .and_then(|mut s| s.query_row(params![event_type as i32, integer(after.0)], |row| row.get(0)))
@@ -118,8 +131,16 @@ impl SqliteStore {
                     insert
                         .execute(params![record.event_type as i32, at, &record.body[..], &record.key[..], headers])
                         .map_err(backend)?;
-                    effects.record(record.event_type);
-                    positions.push(Position(u64::try_from(connection.last_insert_rowid()).unwrap_or_default()));
+                    let position = Position(u64::try_from(connection.last_insert_rowid()).unwrap_or_default());
+                    let NewRecord { event_type, key, headers, body, timestamp } = record.clone();
+                    effects.record(TableRecord {
+                        position,
+                        event_type,
+                        recorded_at: timestamp,
+                        body,
+                        origin: Origin::Published { key, headers },
+                    });
+                    positions.push(position);
                 }
                 Ok(positions)
             })
@@ -131,16 +152,13 @@ impl SqliteStore {
     /// # Errors
     /// When the store fails.
     pub async fn group_offset(&self, group: &'static str, event_type: EventType) -> Result<Position, StoreError> {
-        self.inner
-            .readers
-            .run(move |connection| {
-                let position: Option<i64> = connection
-                    .prepare_cached("SELECT position FROM group_offsets WHERE group_name = ?1 AND type = ?2")
-                    .and_then(|mut s| s.query_row(params![group, event_type as i32], |row| row.get(0)).optional())
-                    .map_err(backend)?;
-                Ok(Position(u64::try_from(position.unwrap_or_default()).unwrap_or_default()))
-            })
-            .await
+        self.inner.readers.run(|connection| {
+            let position: Option<i64> = connection
+                .prepare_cached("SELECT position FROM group_offsets WHERE group_name = ?1 AND type = ?2")
+                .and_then(|mut s| s.query_row(params![group, event_type as i32], |row| row.get(0)).optional())
+                .map_err(backend)?;
+            Ok(Position(u64::try_from(position.unwrap_or_default()).unwrap_or_default()))
+        })
     }
 
     /// Notes how far a group has come. An offset never goes back.
@@ -170,20 +188,30 @@ impl SqliteStore {
     }
 }
 
+/// The position of the newest record of all.
+pub(super) fn newest(connection: &Connection) -> Result<Position, StoreError> {
+    let newest: i64 = connection
+        .prepare_cached("SELECT coalesce(max(position), 0) FROM events")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map_err(backend)?;
+    Ok(Position(u64::try_from(newest).unwrap_or_default()))
+}
+
 fn read(
     connection: &Connection,
     event_type: EventType,
     after: Position,
+    newest: Position,
     limit: usize,
-) -> Result<Vec<TableRecord>, StoreError> {
+) -> Result<TableRecords, StoreError> {
     let mut statement = connection
         .prepare_cached(
             "SELECT position, recorded_at, body, record_key, headers FROM events
-             WHERE type = ?1 AND position > ?2 ORDER BY position LIMIT ?3",
+             WHERE type = ?1 AND position > ?2 AND position <= ?3 ORDER BY position LIMIT ?4",
         )
         .map_err(backend)?;
     let rows = statement
-        .query_map(params![event_type as i32, integer(after.0), length(limit)], |row| {
+        .query_map(params![event_type as i32, integer(after.0), integer(newest.0), length(limit)], |row| {
             let position: i64 = row.get(0)?;
             let recorded_at: i64 = row.get(1)?;
             let body = Bytes::from(row.get::<_, Vec<u8>>(2)?);
@@ -197,7 +225,9 @@ fn read(
             })
         })
         .map_err(backend)?;
-    rows.map(|row| row.map_err(backend)).collect()
+    let records = rows.map(|row| row.map_err(backend)).collect::<Result<Vec<TableRecord>, _>>()?;
+    let upto = records.last().filter(|_| records.len() == limit).map_or(newest.max(after), |record| record.position);
+    Ok(TableRecords { records, upto })
 }
 
 fn origin(body: &Bytes, key: Option<Vec<u8>>, headers: Option<Vec<u8>>) -> Origin {

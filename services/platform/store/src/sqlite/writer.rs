@@ -2,15 +2,19 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
 };
 
-use runmesh_events::EventType;
+use runmesh_events::AggregateId;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::backend;
+use super::{
+    backend,
+    memory::Memory,
+    records::{Origin, TableRecord},
+};
 use crate::{LiveEvents, StoreError, Stored};
 
 /// How many jobs one commit takes at most.
@@ -22,28 +26,48 @@ const CHECKPOINT_PAGES: u64 = 4_096;
 /// What a job asks to be told to others once it is committed.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
-    appended: Vec<Stored>,
-    types: Vec<EventType>,
+    records: Vec<TableRecord>,
+    deleted: Vec<AggregateId>,
 }
 
 impl Effects {
-    /// An event was appended.
-    pub(super) fn appended(&mut self, stored: Stored) {
-        self.appended.push(stored);
+    /// A record was written.
+    pub(super) fn record(&mut self, record: TableRecord) {
+        self.records.push(record);
     }
 
-    /// A record of this type was published by itself.
-    pub(super) fn record(&mut self, event_type: EventType) {
-        self.types.push(event_type);
+    /// An aggregate was deleted.
+    pub(super) fn deleted(&mut self, aggregate: AggregateId) {
+        self.deleted.push(aggregate);
     }
 
     fn mark(&self) -> (usize, usize) {
-        (self.appended.len(), self.types.len())
+        (self.records.len(), self.deleted.len())
     }
 
-    fn forget_since(&mut self, (appended, types): (usize, usize)) {
-        self.appended.truncate(appended);
-        self.types.truncate(types);
+    fn forget_since(&mut self, (records, deleted): (usize, usize)) {
+        self.records.truncate(records);
+        self.deleted.truncate(deleted);
+    }
+
+    /// Tells of what was committed: first the memory, so that whoever is woken finds it there.
+    fn tell(self, memory: &Memory, live: &LiveEvents) {
+        if self.records.is_empty() && self.deleted.is_empty() {
+            return;
+        }
+        memory.committed(&self.records, &self.deleted);
+        let mut appended = Vec::with_capacity(self.records.len());
+        let mut published = Vec::new();
+        for TableRecord { position, event_type, origin, .. } in self.records {
+            match origin {
+                Origin::Fact(event) => appended.push(Stored { position, event }),
+                Origin::Published { .. } => published.push(event_type),
+            }
+        }
+        live.publish(&appended);
+        if !published.is_empty() {
+            live.publish_types(&published);
+        }
     }
 }
 
@@ -95,12 +119,13 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         checkpoints: Connection,
+        memory: Arc<Memory>,
         live: LiveEvents,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write(&connection, checkpoints, &queue, &live))
+            .spawn(move || write(&connection, checkpoints, &queue, &memory, &live))
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
@@ -129,7 +154,13 @@ impl Drop for Writer {
     }
 }
 
-fn write(connection: &Connection, checkpoints: Connection, queue: &mpsc::Receiver<Box<dyn Job>>, live: &LiveEvents) {
+fn write(
+    connection: &Connection,
+    checkpoints: Connection,
+    queue: &mpsc::Receiver<Box<dyn Job>>,
+    memory: &Memory,
+    live: &LiveEvents,
+) {
     let (due, wanted) = mpsc::sync_channel::<()>(1);
     let checkpointer = thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
         while wanted.recv().is_ok() {
@@ -144,12 +175,7 @@ fn write(connection: &Connection, checkpoints: Connection, queue: &mpsc::Receive
         let mut effects = Effects::default();
         let committed = transaction(connection, queue, &mut jobs, &mut effects);
         if committed.is_ok() {
-            if !effects.appended.is_empty() {
-                live.publish(&effects.appended);
-            }
-            if !effects.types.is_empty() {
-                live.publish_types(&effects.types);
-            }
+            effects.tell(memory, live);
         }
         changes += jobs.len() as u64;
         for job in jobs {

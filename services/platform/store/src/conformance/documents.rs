@@ -1,0 +1,103 @@
+//! Single documents.
+
+use super::{Harness, Job, jobs};
+use crate::{IndexValue, StoreError};
+
+/// Insert, update, delete; each write has a greater revision.
+pub async fn a_document_is_written_read_and_removed<H: Harness>() {
+    let harness = H::new().await;
+    let jobs = jobs(&harness).await;
+    assert!(jobs.get("1").await.unwrap().is_none());
+    let first = jobs.insert(&Job::new(1, "ann", 5)).await.unwrap();
+    let found = jobs.get("1").await.unwrap().unwrap();
+    assert_eq!((found.document, found.revision), (Job::new(1, "ann", 5), first));
+    let second = jobs.update(&Job::new(1, "bob", 6), first).await.unwrap();
+    assert!(second > first);
+    let found = jobs.get("1").await.unwrap().unwrap();
+    assert_eq!((found.document, found.revision), (Job::new(1, "bob", 6), second));
+    assert!(jobs.delete("1").await.unwrap());
+    assert!(!jobs.delete("1").await.unwrap());
+    assert!(jobs.get("1").await.unwrap().is_none());
+    jobs.insert(&Job::new("a 'quoted' \" id \u{1f980}", "", i64::MIN)).await.unwrap();
+    assert!(jobs.get("a 'quoted' \" id \u{1f980}").await.unwrap().is_some());
+}
+
+fn mismatch<T>(result: Result<T, StoreError>) -> bool {
+    matches!(&result, Err(error @ StoreError::RevisionMismatch { collection: "conformance_jobs", id })
+        if id == "1" && !error.is_transient())
+}
+
+/// A write that saw another state changes nothing.
+pub async fn a_write_from_another_revision_is_refused<H: Harness>() {
+    let harness = H::new().await;
+    let jobs = jobs(&harness).await;
+    assert!(mismatch(jobs.update(&Job::new(1, "ann", 1), 1).await));
+    let first = jobs.insert(&Job::new(1, "ann", 1)).await.unwrap();
+    assert!(mismatch(jobs.insert(&Job::new(1, "bob", 2)).await));
+    let second = jobs.update(&Job::new(1, "ann", 2), first).await.unwrap();
+    assert!(mismatch(jobs.update(&Job::new(1, "bob", 3), first).await));
+    assert!(mismatch(jobs.update(&Job::new(1, "bob", 3), second + 1).await));
+    assert!(mismatch(jobs.delete_if("1", first).await));
+    assert_eq!(jobs.get("1").await.unwrap().unwrap().document, Job::new(1, "ann", 2));
+    assert!(jobs.delete_if("1", second).await.unwrap());
+    assert!(!jobs.delete_if("1", second).await.unwrap());
+}
+
+/// 16 writers count one document up.
+pub async fn one_of_many_writers_from_one_revision_wins<H: Harness>() {
+    let harness = H::new().await;
+    let jobs = jobs(&harness).await;
+    jobs.insert(&Job::new(1, "ann", 0)).await.unwrap();
+    let mut writers = Vec::new();
+    for _ in 0..16 {
+        let jobs = jobs.clone();
+        writers.push(tokio::spawn(async move {
+            for _ in 0..10 {
+                loop {
+                    let seen = jobs.get("1").await.unwrap().unwrap();
+                    let next = Job { priority: seen.document.priority + 1, ..seen.document };
+                    match jobs.update(&next, seen.revision).await {
+                        Ok(_) => break,
+                        Err(StoreError::RevisionMismatch { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        }));
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(jobs.get("1").await.unwrap().unwrap().document.priority, 160);
+}
+
+/// Counts are per value of the first field, by value.
+pub async fn documents_are_counted_by_value<H: Harness>() {
+    let harness = H::new().await;
+    let jobs = jobs(&harness).await;
+    assert!(jobs.count_by("by_owner").await.unwrap().is_empty());
+    for number in 0..10 {
+        let owner = if number < 7 { "ann" } else { "bob" };
+        jobs.insert(&Job::new(number, owner, number / 5)).await.unwrap();
+    }
+    let text = |text: &str| IndexValue::Text(text.to_owned());
+    assert_eq!(jobs.count_by("by_owner").await.unwrap(), [(text("ann"), 7), (text("bob"), 3)]);
+    let counts = [(IndexValue::Integer(0), 5), (IndexValue::Integer(1), 5)];
+    assert_eq!(jobs.count_by("by_priority").await.unwrap(), counts);
+    assert!(matches!(jobs.count_by("by_nothing").await, Err(StoreError::Invalid(_))));
+}
+
+/// Documents, revisions and due times are there after a restart.
+pub async fn documents_survive_a_restart<H: Harness>() {
+    let harness = H::new().await;
+    let before = jobs(&harness).await;
+    let revision = before.insert(&Job::new(1, "ann", 1).due_at(5)).await.unwrap();
+    let revision = before.update(&Job::new(1, "ann", 2).due_at(5), revision).await.unwrap();
+    drop(before);
+    let harness = harness.reopen().await;
+    let jobs = jobs(&harness).await;
+    let found = jobs.get("1").await.unwrap().unwrap();
+    assert_eq!((found.document.priority, found.revision), (2, revision));
+    let now = std::time::SystemTime::now();
+    assert_eq!(jobs.claim_due(now, std::time::Duration::from_secs(9), 9).await.unwrap().len(), 1);
+}

@@ -1,0 +1,149 @@
+//! Reading, scanning, marking and deleting.
+
+use std::time::{Duration, SystemTime};
+
+use runmesh_events::{AggregateId, EventType, from_timestamp};
+
+use super::{Harness, append, event, event_of, sequences};
+use crate::{Expected, Filter, Position, Stored};
+
+fn id(text: &str) -> AggregateId {
+    AggregateId::from(text)
+}
+
+fn places(stored: &[Stored]) -> Vec<(String, u64)> {
+    stored.iter().map(|stored| (stored.event.aggregate_id.clone(), stored.event.sequence)).collect()
+}
+
+/// `after` and `limit` page through a log; types leave out others.
+pub async fn an_aggregate_is_read_in_pages_and_by_type<H: Harness>() {
+    let harness = H::new().await;
+    let store = harness.events();
+    for number in 1..=10 {
+        let event_type = if number % 3 == 0 { EventType::PodCreated } else { EventType::ExecutionStarted };
+        append(&*store, "a", vec![event_of(event_type, number)]).await;
+        append(&*store, "b", vec![event(number)]).await;
+    }
+    let (mut after, mut found) = (0, Vec::new());
+    loop {
+        let page = sequences(&store.read(&id("a"), after, 4, &[]).await.unwrap());
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 4);
+        after = *last;
+        found.extend(page);
+    }
+    assert_eq!(found, (1..=10).collect::<Vec<_>>());
+    let of = |types: &'static [EventType], after, limit| {
+        let store = harness.events();
+        async move { sequences(&store.read(&id("a"), after, limit, types).await.unwrap()) }
+    };
+    assert_eq!(of(&[EventType::PodCreated], 0, 10).await, [3, 6, 9]);
+    assert_eq!(of(&[EventType::PodCreated], 3, 1).await, [6]);
+    assert_eq!(of(&[EventType::PodCreated, EventType::ExecutionStarted], 8, 10).await, [9, 10]);
+    assert!(of(&[EventType::PodFailed], 0, 10).await.is_empty());
+    assert!(of(&[], 10, 10).await.is_empty());
+    assert!(store.read(&id("none"), 0, 10, &[]).await.unwrap().is_empty());
+}
+
+/// A scan goes over all aggregates in the order in which they were recorded, and its filters work together.
+pub async fn a_scan_filters_by_type_aggregate_and_time<H: Harness>() {
+    let harness = H::new().await;
+    let store = harness.events();
+    append(&*store, "a", vec![event(1), event_of(EventType::PodCreated, 2)]).await;
+    append(&*store, "b", vec![event_of(EventType::PodCreated, 1)]).await;
+    // Times are kept to the microsecond.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let middle = SystemTime::now();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    append(&*store, "a", vec![event(3)]).await;
+    append(&*store, "b", vec![event(2)]).await;
+    let scan = |filter: Filter| {
+        let store = harness.events();
+        async move { places(&store.scan(&filter, Position(0), 100).await.unwrap()) }
+    };
+    let place = |aggregate: &str, sequence| (aggregate.to_owned(), sequence);
+    let all = [place("a", 1), place("a", 2), place("b", 1), place("a", 3), place("b", 2)];
+    assert_eq!(scan(Filter::default()).await, all);
+    let types = vec![EventType::PodCreated];
+    assert_eq!(scan(Filter { types: types.clone(), ..Filter::default() }).await, [place("a", 2), place("b", 1)]);
+    let of_b = Filter { aggregate: Some(id("b")), ..Filter::default() };
+    assert_eq!(scan(of_b.clone()).await, [place("b", 1), place("b", 2)]);
+    assert_eq!(scan(Filter { until: Some(middle), ..Filter::default() }).await, all[..3]);
+    assert_eq!(scan(Filter { from: Some(middle), ..Filter::default() }).await, all[3..]);
+    assert_eq!(scan(Filter { from: Some(middle), ..of_b.clone() }).await, [place("b", 2)]);
+    assert!(scan(Filter { from: Some(middle), types, ..of_b }).await.is_empty());
+    // The time of an event itself is in from and not in until.
+    let third = &store.scan(&Filter::default(), Position(0), 4).await.unwrap()[3];
+    let at = from_timestamp(third.event.occurred_at.as_ref().unwrap()).unwrap();
+    assert_eq!(scan(Filter { from: Some(at), ..Filter::default() }).await, all[3..]);
+    assert_eq!(scan(Filter { until: Some(at), ..Filter::default() }).await, all[..3]);
+
+    let (mut after, mut found) = (Position(0), Vec::new());
+    loop {
+        let page = store.scan(&Filter::default(), after, 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        assert!(page.iter().all(|stored| stored.position > after) && page.is_sorted_by_key(|stored| stored.position));
+        after = last.position;
+        found.extend(places(&page));
+    }
+    assert_eq!(found, all);
+}
+
+/// Every appended event is unpublished, in order, until it is marked; marking again changes nothing.
+pub async fn what_is_not_marked_is_unpublished<H: Harness>() {
+    let harness = H::new().await;
+    let store = harness.events();
+    append(&*store, "a", vec![event(1), event(2)]).await;
+    append(&*store, "b", vec![event(1)]).await;
+    let unpublished = store.unpublished(Position(0), 10).await.unwrap();
+    assert_eq!(places(&unpublished), [("a".to_owned(), 1), ("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    assert_eq!(places(&store.unpublished(Position(0), 1).await.unwrap()), [("a".to_owned(), 1)]);
+    let after = unpublished[0].position;
+    assert_eq!(store.unpublished(after, 10).await.unwrap().len(), 2);
+    for _ in 0..2 {
+        store.mark_published(&[unpublished[0].position, unpublished[2].position]).await.unwrap();
+        assert_eq!(places(&store.unpublished(Position(0), 10).await.unwrap()), [("a".to_owned(), 2)]);
+    }
+    store.mark_published(&[]).await.unwrap();
+    drop(store);
+    let harness = harness.reopen().await;
+    let store = harness.events();
+    assert_eq!(places(&store.unpublished(Position(0), 10).await.unwrap()), [("a".to_owned(), 2)]);
+    store.mark_published(&[unpublished[1].position]).await.unwrap();
+    assert!(store.unpublished(Position(0), 10).await.unwrap().is_empty());
+    assert_eq!(store.head(&id("a")).await.unwrap(), 2);
+}
+
+/// A deleted aggregate begins anew; positions are not given again.
+pub async fn a_deleted_aggregate_is_gone_and_others_are_not<H: Harness>() {
+    let harness = H::new().await;
+    let store = harness.events();
+    let events = vec![event(1), event(2)];
+    append(&*store, "b", vec![event(1)]).await;
+    append(&*store, "a", events.clone()).await;
+    let last = store.get(&events[1].event_id).await.unwrap().unwrap().position;
+    store.delete_aggregate(&id("a")).await.unwrap();
+    store.delete_aggregate(&id("none")).await.unwrap();
+    assert_eq!((store.head(&id("a")).await.unwrap(), store.head(&id("b")).await.unwrap()), (0, 1));
+    assert!(store.get(&events[0].event_id).await.unwrap().is_none());
+    assert_eq!(store.scan(&Filter::default(), Position(0), 10).await.unwrap().len(), 1);
+    assert_eq!(store.unpublished(Position(0), 10).await.unwrap().len(), 1);
+    let again = store.append(&id("a"), Expected::Sequence(0), events.clone()).await.unwrap();
+    assert_eq!((again.duplicate, sequences(&again.events)), (false, vec![1, 2]));
+    assert!(store.get(&events[0].event_id).await.unwrap().unwrap().position > last);
+}
+
+/// What was appended is there after a restart, and the log goes on behind it.
+pub async fn everything_survives_a_restart<H: Harness>() {
+    let harness = H::new().await;
+    let events: Vec<_> = (0..50).map(event).collect();
+    append(&*harness.events(), "a", events.clone()).await;
+    let before = harness.events().scan(&Filter::default(), Position(0), 100).await.unwrap();
+    let harness = harness.reopen().await;
+    let store = harness.events();
+    let after = store.scan(&Filter::default(), Position(0), 100).await.unwrap();
+    let same = before.iter().zip(&after).all(|(one, two)| one.position == two.position && one.event == two.event);
+    assert!(before.len() == 50 && after.len() == 50 && same);
+    assert!(append(&*store, "a", events).await.duplicate);
+    assert_eq!(append(&*store, "a", vec![event("next")]).await.last_sequence(), 51);
+}

@@ -1,0 +1,99 @@
+//! The SQLite store: the suite, and what is SQLite's own.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use runmesh_events::AggregateId;
+use runmesh_store::{
+    DocumentStore, EventStore, SqliteStore, StoreError,
+    conformance::{Harness, append, event, sequences},
+    sqlite::{Durability, SqliteConfig},
+};
+use tempfile::TempDir;
+
+struct Sqlite {
+    folder: TempDir,
+    store: SqliteStore,
+}
+
+fn config(folder: &Path) -> SqliteConfig {
+    SqliteConfig { relayed: true, ..SqliteConfig::new(folder.join("data").join("runmesh.db")) }
+}
+
+#[async_trait]
+impl Harness for Sqlite {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&config(folder.path())).unwrap();
+        Self { folder, store }
+    }
+
+    fn events(&self) -> Arc<dyn EventStore> {
+        Arc::new(self.store.clone())
+    }
+
+    fn documents(&self) -> Arc<dyn DocumentStore> {
+        Arc::new(self.store.clone())
+    }
+
+    async fn reopen(self) -> Self {
+        let Self { folder, store } = self;
+        drop(store);
+        let store = SqliteStore::open(&config(folder.path())).unwrap();
+        Self { folder, store }
+    }
+}
+
+runmesh_store::store_suite!(Sqlite);
+
+/// A file belongs to one store at a time.
+#[tokio::test]
+async fn a_second_store_on_the_file_is_refused() {
+    let Sqlite { folder, store } = Sqlite::new().await;
+    let second = SqliteStore::open(&config(folder.path()));
+    assert!(matches!(&second, Err(StoreError::Invalid(text)) if text.contains("in use")), "{second:?}");
+    drop(store);
+    SqliteStore::open(&config(folder.path())).unwrap();
+}
+
+/// What a call has answered is in the files, whatever becomes of the process: a copy of them, taken while the store is
+/// open, is what `kill -9` leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_the_end_of_the_process() {
+    for durability in [Durability::Process, Durability::Power] {
+        let folder = tempfile::tempdir().unwrap();
+        let open = SqliteStore::open(&SqliteConfig { durability, ..config(folder.path()) }).unwrap();
+        for number in 0..30 {
+            append(&open, "a", vec![event(number)]).await;
+        }
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir(copy.path().join("data")).unwrap();
+        for file in ["runmesh.db", "runmesh.db-wal"] {
+            std::fs::copy(folder.path().join("data").join(file), copy.path().join("data").join(file)).unwrap();
+        }
+        let store = SqliteStore::open(&config(copy.path())).unwrap();
+        let events = store.read(&AggregateId::from("a"), 0, 100, &[]).await.unwrap();
+        assert_eq!(sequences(&events), (1..=30).collect::<Vec<_>>());
+        assert_eq!(append(&store, "a", vec![event("next")]).await.last_sequence(), 31);
+    }
+}
+
+/// A file of another version, or of something else, is left alone.
+#[tokio::test]
+async fn a_file_that_is_not_a_store_of_this_version_is_refused() {
+    let Sqlite { folder, store } = Sqlite::new().await;
+    drop(store);
+    let path = config(folder.path()).path;
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let opened = SqliteStore::open(&config(folder.path()));
+    assert!(matches!(&opened, Err(StoreError::Corrupt(text)) if text.contains("99")), "{opened:?}");
+    std::fs::write(&path, b"this is a text, and quite a long one, so that it is not taken for an empty file").unwrap();
+    let opened = SqliteStore::open(&config(folder.path()));
+    assert!(matches!(&opened, Err(StoreError::Corrupt(_))), "{opened:?}");
+    let nowhere = SqliteConfig::new("/dev/null/runmesh.db");
+    assert!(matches!(SqliteStore::open(&nowhere), Err(StoreError::Invalid(_))));
+}
