@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Mutex};
 
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
-use runmesh_events::{AggregateId, GroupName};
+use runmesh_events::{AggregateId, EventType, GroupName};
 use runmesh_store::{StoreError, read_log};
 
 use crate::{
@@ -19,10 +19,26 @@ pub const GROUP: GroupName = GroupName::new("execution-coordinator");
 /// How many executions' newest sequences are kept in mind.
 const REMEMBERED: usize = 4_096;
 
+/// The events that change what a list shows. Others come between two of these and are taken into account with the next.
+const TRIGGERS: [EventType; 11] = [
+    EventType::ExecutionRequested,
+    EventType::ExecutionQueued,
+    EventType::ExecutionStarted,
+    EventType::DeletePodCommand,
+    EventType::ExecutionCompleted,
+    EventType::ExecutionFailed,
+    EventType::ExecutionTimeout,
+    EventType::ExecutionCancelled,
+    // The saga's end is the last event of a log.
+    EventType::SagaCompleted,
+    EventType::SagaFailed,
+    EventType::SagaCancelled,
+];
+
 /// The consumer group of the execution service.
 pub fn consumer_group(service: &ExecutionService) -> ConsumerGroup {
     let projection = Projection { service: service.clone(), seen: Mutex::default() };
-    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &TYPES, std::sync::Arc::new(projection)) }
+    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &TRIGGERS, std::sync::Arc::new(projection)) }
 }
 
 struct Projection {

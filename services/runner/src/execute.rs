@@ -82,8 +82,8 @@ impl Execution {
         };
         self.append(self.started(&run)).await?;
         let pod_name = run.started().name.clone();
-        let (run, tails) = self.stream(run).await?;
-        let outcome = run.wait().await;
+        let (mut run, tails) = self.stream(run).await?;
+        let outcome = run.outcome().await;
         let stopped = outcome_was_asked_for(&outcome) && self.active.why().is_none();
         let cancel = self.active.why().unwrap_or_default();
         let mut events = Ended { spec: &self.spec, pod_name: &pod_name, tails, cancel }.events(outcome);
@@ -92,7 +92,9 @@ impl Execution {
         }
         let cause = self.cause();
         let events = (ordinal::POD_ENDED..).zip(events).map(|(ordinal, event)| cause.derive(ordinal, event)).collect();
-        self.append(events).await
+        self.append(events).await?;
+        run.cleaned().await;
+        Ok(())
     }
 
     fn started(&self, run: &Run) -> Vec<NewEvent> {

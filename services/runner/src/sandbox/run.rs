@@ -24,6 +24,7 @@ pub struct Run {
     started: Started,
     output: mpsc::Receiver<Chunk>,
     outcome: oneshot::Receiver<Outcome>,
+    cleaned: oneshot::Receiver<()>,
     canceller: Canceller,
 }
 
@@ -36,6 +37,8 @@ pub struct RunSide {
     pub demand: watch::Receiver<Demand>,
     /// Takes the outcome, after `output` has been dropped.
     pub outcome: oneshot::Sender<Outcome>,
+    /// Dropped once everything that was made for the script is gone.
+    pub cleaned: oneshot::Sender<()>,
 }
 
 /// Cancels a run. Can be cloned and kept anywhere; harmless after the end.
@@ -62,9 +65,11 @@ impl Run {
     pub fn new(started: Started, buffer: usize) -> (Run, RunSide) {
         let (output_tx, output) = mpsc::channel(buffer.max(1));
         let (outcome_tx, outcome) = oneshot::channel();
+        let (cleaned_tx, cleaned) = oneshot::channel();
         let (demand_tx, demand) = watch::channel(Demand::Run);
         let canceller = Canceller(Arc::new(demand_tx));
-        (Run { started, output, outcome, canceller }, RunSide { output: output_tx, demand, outcome: outcome_tx })
+        let side = RunSide { output: output_tx, demand, outcome: outcome_tx, cleaned: cleaned_tx };
+        (Run { started, output, outcome, cleaned, canceller }, side)
     }
 
     /// What is known since the start.
@@ -83,14 +88,28 @@ impl Run {
         self.canceller.clone()
     }
 
-    /// Waits for the end. Output that was not taken by then is discarded, so take it first: see [`Run::next_chunk`].
-    pub async fn wait(mut self) -> Outcome {
+    /// Waits for the end. Output that was not taken by then is discarded, so take it first: see [`Run::next_chunk`]. What
+    /// was made for the script may be there for a moment longer: see [`Run::cleaned`].
+    pub async fn outcome(&mut self) -> Outcome {
         self.output.close();
         (&mut self.outcome).await.unwrap_or_else(|_| Outcome {
             ending: Ending::Failed { reason: "the supervision of the script ended before the script".to_owned() },
             usage: Usage::default(),
             receipt: Vec::new(),
         })
+    }
+
+    /// Waits until everything that was made for the script is gone.
+    pub async fn cleaned(mut self) {
+        // Nothing is ever sent: the other end is dropped.
+        let _ = (&mut self.cleaned).await;
+    }
+
+    /// Waits for the end, and until everything that was made for the script is gone.
+    pub async fn wait(mut self) -> Outcome {
+        let outcome = self.outcome().await;
+        self.cleaned().await;
+        outcome
     }
 }
 

@@ -19,7 +19,7 @@ use crate::sandbox::{Demand, Ending, Limits, Outcome, OutputStream, RunSide, San
 /// The first pause between two looks at the memory of the script, and the longest.
 const SAMPLE_FIRST: Duration = Duration::from_millis(4);
 const SAMPLE_LONGEST: Duration = Duration::from_millis(500);
-/// How long the verdict waits for the working folder to be removed.
+/// How long the owner of a run is made to wait for the removal of its working folder.
 const CLEANING: Duration = Duration::from_secs(1);
 /// When there is nothing to wait for.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -136,11 +136,12 @@ impl Supervisor {
                 tracing::warn!(execution_id, %error, "a working folder is left behind");
             }
         });
-        // A script that made very many files doesn't hold up its own verdict: the removal goes on.
-        tokio::time::timeout(CLEANING, cleaned).await.ok();
-        let RunSide { output, outcome: verdict, .. } = self.side;
+        let RunSide { output, outcome: verdict, cleaned: announce, .. } = self.side;
         drop(output);
         verdict.send(outcome).ok();
+        // A script that made very many files doesn't hold up its owner for long: the removal goes on.
+        tokio::time::timeout(CLEANING, cleaned).await.ok();
+        drop(announce);
     }
 
     /// Until the main process has ended and its output has been handed on.
