@@ -6,7 +6,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// Makes `span` part of the trace that `traceparent` names, and returns its own context: that of the recorded span where
-/// spans are recorded, a child of `traceparent` otherwise.
+/// spans are recorded, `traceparent` itself otherwise.
 pub fn enter(span: &Span, traceparent: &str) -> TraceParent {
     if let Some(parent) = TraceParent::parse(traceparent) {
         let flags = if parent.sampled() { TraceFlags::SAMPLED } else { TraceFlags::default() };
@@ -27,5 +27,5 @@ pub fn enter(span: &Span, traceparent: &str) -> TraceParent {
         u64::from_be_bytes(recorded.span_id().to_bytes()),
         recorded.is_sampled(),
     )
-    .unwrap_or_else(|| TraceParent::child_of(traceparent))
+    .unwrap_or_else(|| TraceParent::passed_on(traceparent))
 }

@@ -95,7 +95,7 @@ impl<'a> Cause<'a> {
             correlation_id: event.correlation_id.clone(),
             producer: self.group.as_str().to_owned(),
             user_id: event.user_id.clone(),
-            traceparent: self.trace.unwrap_or_else(|| TraceParent::child_of(&event.traceparent)).to_string(),
+            traceparent: self.trace.unwrap_or_else(|| TraceParent::passed_on(&event.traceparent)).to_string(),
             payload: payload.into(),
         }
     }

@@ -21,12 +21,10 @@ impl TraceParent {
         Self { trace_id: rand::random::<u128>().max(1), span_id: rand::random::<u64>().max(1), sampled: true }
     }
 
-    /// A piece of work inside the trace that `parent` names; the start of a new trace when it names none.
-    pub fn child_of(parent: &str) -> Self {
-        match Self::parse(parent) {
-            Some(parent) => Self { span_id: rand::random::<u64>().max(1), ..parent },
-            None => Self::new_root(),
-        }
+    /// The context that `header` names, passed on unchanged, as by a service that records no span of its own; the start
+    /// of a new trace when it names none.
+    pub fn passed_on(header: &str) -> Self {
+        Self::parse(header).unwrap_or_else(Self::new_root)
     }
 
     /// Reads a `traceparent` header. `None` when it is not one.
@@ -80,9 +78,8 @@ mod tests {
         let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let context = TraceParent::parse(header).unwrap();
         assert_eq!(context.to_string(), header);
-        let child = TraceParent::child_of(header);
-        assert_eq!(child.trace_id(), context.trace_id());
-        assert_ne!(child.span_id(), context.span_id());
+        assert_eq!(TraceParent::passed_on(header), context);
+        assert_ne!(TraceParent::passed_on(""), TraceParent::passed_on(""));
         for bad in [
             "",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",

@@ -5,5 +5,6 @@ mod bad_input;
 mod inputs;
 mod output;
 mod records;
+mod traces;
 mod verdicts;
 mod watchers;
