@@ -17,7 +17,7 @@ use crate::{
 const MAX_REASON: usize = 1_024;
 
 /// How often a cancel looks again when the log has moved on in between.
-const TRIES: usize = 32;
+const TRIES: usize = 100;
 
 pub(crate) async fn cancel(
     service: &ExecutionService,
@@ -54,7 +54,7 @@ async fn record(
     loaded: &Loaded,
 ) -> Result<(), StoreError> {
     let execution_id = loaded.aggregate.as_str().to_owned();
-    let (event, expected) = if loaded.log.run_asked_for() {
+    let event = if loaded.log.run_asked_for() {
         // The runner ends the script and then records how; the request alone is recorded here, once.
         let command = DeletePodCommand {
             saga_id: String::new(),
@@ -63,16 +63,17 @@ async fn record(
             pod_name: None,
             namespace: None,
         };
-        (NewEvent::within(&loaded.first, PRODUCER, trace, command).once("cancel", &execution_id), Expected::Any)
+        NewEvent::within(&loaded.first, PRODUCER, trace, command).once("cancel", &execution_id)
     } else {
-        // Nothing runs yet. If the saga asks for the run first, this append finds the log moved on.
+        // Nothing runs yet.
         let cancelled = ExecutionCancelled {
             execution_id,
             reason: reason.to_owned(),
             cancelled_by: Some(caller.user_id.clone()).filter(|user| !user.is_empty()),
             force_terminated: false,
         };
-        (NewEvent::within(&loaded.first, PRODUCER, trace, cancelled), Expected::Sequence(loaded.head))
+        NewEvent::within(&loaded.first, PRODUCER, trace, cancelled)
     };
-    service.store().append(&loaded.aggregate, expected, vec![event]).await.map(drop)
+    // If the run was asked for, or ended, in the meantime, the log has moved on and this is looked at anew.
+    service.store().append(&loaded.aggregate, Expected::Sequence(loaded.head), vec![event]).await.map(drop)
 }

@@ -10,8 +10,10 @@ use runmesh_store::{Expected, StoreError};
 
 use crate::{
     error::ExecutionError,
-    projection, spec,
+    projection,
     service::{ExecutionService, PRODUCER, execution_id},
+    spec,
+    state::ExecutionLog,
     validate,
 };
 
@@ -76,9 +78,13 @@ async fn record(
     let event = NewEvent::root(PRODUCER, &caller.user_id, trace, payload.clone());
     let appended = service.store().append(&id.aggregate(), Expected::Sequence(0), vec![event]).await;
     match appended {
-        Ok(_) => {
-            // The group would do it too; done here, a list right after the call has it.
-            projection::project(service, &id.to_string()).await?;
+        Ok(appended) => {
+            // The group does it too; done here, a list right after the call has it.
+            if let Err(error) = projection::project(service, &id.to_string()).await {
+                tracing::warn!(execution_id = %id, %error, "a list may miss a new execution for a moment");
+            }
+            // It is a fact by now, so nothing that fails from here on may look like a refusal.
+            return Ok(ExecutionLog::of(appended.events.iter().map(AsRef::as_ref)).execution().clone());
         }
         Err(StoreError::Conflict { .. }) => same_request(service, &id, payload, &version).await?,
         Err(error) => return Err(error.into()),

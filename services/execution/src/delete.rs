@@ -41,5 +41,7 @@ pub(crate) async fn delete(service: &ExecutionService, request: DeleteExecutionR
     }
     service.documents().delete(loaded.aggregate.as_str()).await?;
     service.store().delete_aggregate(&loaded.aggregate).await?;
+    // The group may have written it again while the log was still there.
+    service.documents().delete(loaded.aggregate.as_str()).await?;
     Ok(())
 }

@@ -54,6 +54,7 @@ impl From<ExecutionError> for Status {
             ExecutionError::Ended(_) => status::failed_precondition("EXECUTION_ENDED", words),
             ExecutionError::NotEnded(_) => status::failed_precondition("EXECUTION_NOT_ENDED", words),
             ExecutionError::Contended => status::aborted("CONTENDED", words),
+            ExecutionError::Store(StoreError::Gone(id)) => status::not_found("execution", id.as_str()),
             ExecutionError::Store(error) if error.is_transient() => status::unavailable(words, RETRY_AFTER),
             ExecutionError::Store(error) => status::internal(&error),
         }

@@ -52,7 +52,8 @@ impl Handler for Projection {
     async fn handle(&self, incoming: &Incoming) -> Result<(), HandlerError> {
         let event = &incoming.event;
         let seen = |projection: &Self| projection.seen.lock().ok()?.get(&event.aggregate_id).copied();
-        if seen(self).is_some_and(|sequence| sequence >= event.sequence) {
+        // The first event begins a new log, maybe of an id that was in use before.
+        if event.sequence > 1 && seen(self).is_some_and(|sequence| sequence >= event.sequence) {
             return Ok(());
         }
         let sequence = project(&self.service, &event.aggregate_id).await?;
@@ -91,5 +92,9 @@ async fn try_project(service: &ExecutionService, execution_id: &str) -> Result<u
         Some(known) if known.document.0.last_sequence >= summary.0.last_sequence => known.revision,
         Some(known) => service.documents().update(&summary, known.revision).await?,
     };
+    if service.store().head(&AggregateId::from(execution_id)).await? == 0 {
+        // It was deleted while this was written.
+        service.documents().delete(execution_id).await?;
+    }
     Ok(head)
 }

@@ -208,10 +208,7 @@ impl execution_service_server::ExecutionService for ExecutionService {
         Ok(Response::new(WaitExecutionResponse { execution: Some(execution) }))
     }
 
-    async fn watch_execution(
-        &self,
-        request: Request<WatchExecutionRequest>,
-    ) -> Result<Response<WatchStream>, Status> {
+    async fn watch_execution(&self, request: Request<WatchExecutionRequest>) -> Result<Response<WatchStream>, Status> {
         let stream = watch::watch(self, request.into_inner()).await?;
         Ok(Response::new(Box::pin(stream)))
     }

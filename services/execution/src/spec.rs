@@ -6,7 +6,12 @@ use runmesh_proto::{
 };
 
 /// The event's payload for a spec that is valid and has its limits filled in.
-pub(crate) fn to_request(execution_id: &str, user_id: &str, spec: ExecutionSpec, runtime: &Runtime) -> ExecutionRequested {
+pub(crate) fn to_request(
+    execution_id: &str,
+    user_id: &str,
+    spec: ExecutionSpec,
+    runtime: &Runtime,
+) -> ExecutionRequested {
     let limits = spec.limits.unwrap_or_default();
     let priority = spec.priority;
     let cpu = format!("{}m", limits.cpu_millis);

@@ -14,6 +14,7 @@ pub struct ExecutionLog {
     saga_ended: bool,
     run_asked_for: bool,
     cancel_asked_for: bool,
+    closed_at: Option<u64>,
 }
 
 impl ExecutionLog {
@@ -92,6 +93,9 @@ impl ExecutionLog {
         }
         self.result |= lifecycle::RESULT.contains(&event_type);
         self.saga_ended |= lifecycle::SAGA_END.contains(&event_type);
+        if self.terminal && self.result && self.saga_ended {
+            self.closed_at.get_or_insert(event.sequence);
+        }
         self.execution.closed = self.closed();
     }
 
@@ -107,7 +111,12 @@ impl ExecutionLog {
 
     /// Whether nothing is added to the log any more.
     pub fn closed(&self) -> bool {
-        self.terminal && self.result && self.saga_ended
+        self.closed_at.is_some()
+    }
+
+    /// The sequence of the event that closed the log.
+    pub fn closed_at(&self) -> Option<u64> {
+        self.closed_at
     }
 
     /// Whether the runner was told to run it.

@@ -57,7 +57,11 @@ fn runtime(spec: &ExecutionSpec, runtimes: &dyn Runtimes, violations: &mut Vec<V
     if of_language.is_empty() {
         let languages: BTreeSet<&str> = known.iter().map(|runtime| runtime.language.as_str()).collect();
         let languages: Vec<&str> = languages.into_iter().collect();
-        let what = if spec.language.is_empty() { "is missing".to_owned() } else { format!("{:?} is not known", spec.language) };
+        let what = if spec.language.is_empty() {
+            "is missing".to_owned()
+        } else {
+            format!("{:?} is not known", spec.language)
+        };
         violations.push(Violation::new("spec.language", format!("{what}; one of: {}", languages.join(", "))));
     } else {
         let versions: Vec<&str> = of_language.iter().map(|runtime| runtime.version.as_str()).collect();
@@ -81,10 +85,7 @@ fn sources(spec: &ExecutionSpec, config: &ExecutionConfig, violations: &mut Vec<
         let field = largest.iter().max_by_key(|(_, size)| *size).map_or("spec.script", |(field, _)| field);
         violations.push(Violation::new(
             field,
-            format!(
-                "script, files and stdin have {total} bytes together; the most is {}",
-                config.maximum_source_bytes
-            ),
+            format!("script, files and stdin have {total} bytes together; the most is {}", config.maximum_source_bytes),
         ));
     }
     if spec.files.len() > config.maximum_files {
@@ -184,7 +185,8 @@ fn arguments(spec: &ExecutionSpec, violations: &mut Vec<Violation>) {
 fn labels(spec: &ExecutionSpec, violations: &mut Vec<Violation>) {
     let (most, length) = MAX_LABELS;
     if spec.labels.len() > most {
-        violations.push(Violation::new("spec.labels", format!("has {} entries; the most is {most}", spec.labels.len())));
+        violations
+            .push(Violation::new("spec.labels", format!("has {} entries; the most is {most}", spec.labels.len())));
     }
     for (key, value) in &spec.labels {
         if key.is_empty() || key.contains('=') {
@@ -203,9 +205,11 @@ fn limits(asked: &Limits, config: &ExecutionConfig, violations: &mut Vec<Violati
     let (default, maximum) = (config.default_limits.to_proto(), config.maximum_limits.to_proto());
     let mut number = |field: &str, asked: i64, default: i64, maximum: i64| {
         if asked < 0 {
-            violations.push(Violation::new(format!("spec.limits.{field}"), format!("is {asked}: it can't be negative")));
+            violations
+                .push(Violation::new(format!("spec.limits.{field}"), format!("is {asked}: it can't be negative")));
         } else if asked > maximum {
-            violations.push(Violation::new(format!("spec.limits.{field}"), format!("is {asked}; the most is {maximum}")));
+            violations
+                .push(Violation::new(format!("spec.limits.{field}"), format!("is {asked}; the most is {maximum}")));
         }
         if asked == 0 { default } else { asked }
     };
@@ -220,7 +224,11 @@ fn limits(asked: &Limits, config: &ExecutionConfig, violations: &mut Vec<Violati
         Some((_, Some(wall_time))) => {
             violations.push(Violation::new(
                 "spec.limits.wall_time",
-                format!("is {} s; the most is {} s", wall_time.as_secs_f64(), config.maximum_limits.wall_time.as_secs_f64()),
+                format!(
+                    "is {} s; the most is {} s",
+                    wall_time.as_secs_f64(),
+                    config.maximum_limits.wall_time.as_secs_f64()
+                ),
             ));
             wall_time
         }

@@ -58,23 +58,25 @@ pub(crate) async fn watch(
     let cursor = Cursor::parse(&request.cursor)
         .ok_or_else(|| ExecutionError::field("cursor", format!("{:?} is not a cursor", request.cursor)))?;
     let aggregate = id.aggregate();
+    // Before the log is read: if it is deleted from here on, the follower is told.
+    let followed = follow(service.shared_store(), aggregate.clone(), cursor.sequence);
     let (events, head) = read_log(service.store(), &aggregate, &TYPES).await?;
     let whole = ExecutionLog::of(events.iter().map(AsRef::as_ref));
     if !whole.exists() {
         return Err(ExecutionError::NotFound(id.to_string()));
     }
-    if cursor.sequence > head || (cursor.ended && (cursor.sequence < head || !whole.closed())) {
+    if cursor.sequence > head || (cursor.ended && whole.closed_at() != Some(cursor.sequence)) {
         return Err(ExecutionError::BeyondEnd(format!("{} lies beyond the log, which is at {head}", request.cursor)));
     }
     // What the client has seen already, so that the fold knows the end when it comes.
     let seen = events.iter().map(AsRef::as_ref).filter(|event| event.sequence <= cursor.sequence);
     let mut log = ExecutionLog::of(seen);
-    let (store, shutdown) = (service.shared_store(), service.shutdown().clone());
+    let shutdown = service.shutdown().clone();
     Ok(try_stream! {
         if cursor.ended {
             return;
         }
-        let mut events = pin!(follow(store, aggregate, cursor.sequence));
+        let mut events = pin!(followed);
         let mut sequence = cursor.sequence;
         while !log.closed() {
             let Some(next) = shutdown.run_until_cancelled(events.try_next()).await else {

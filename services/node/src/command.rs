@@ -11,7 +11,10 @@ use std::process::ExitCode;
 use runmesh_rpc::{Credentials, Secret};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Cli, Environment, cli::{Command, ServerArgs}};
+use crate::{
+    Cli, Environment,
+    cli::{Command, ServerArgs},
+};
 
 /// Where a server is by default: the address of `runmesh dev`.
 const DEFAULT_SERVER: &str = "127.0.0.1:7300";

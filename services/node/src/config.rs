@@ -217,12 +217,7 @@ impl Default for RunnerConfig {
 
 impl Default for GatewaySettings {
     fn default() -> Self {
-        Self {
-            cors_origins: Vec::new(),
-            allowed_hosts: Vec::new(),
-            heartbeat: Duration::from_secs(15),
-            upstream: None,
-        }
+        Self { cors_origins: Vec::new(), allowed_hosts: Vec::new(), heartbeat: Duration::from_secs(15), upstream: None }
     }
 }
 

@@ -103,6 +103,8 @@ pub struct Node {
     /// Stops everything else.
     rest: CancellationToken,
     intake_parts: JoinSet<Part>,
+    /// The runner's group: it has to have stopped before the runs are drained.
+    runner_parts: JoinSet<Part>,
     parts: JoinSet<Part>,
     // Held open until everything else has ended.
     store: SqliteStore,
@@ -141,6 +143,7 @@ impl Node {
             intake,
             rest,
             intake_parts: JoinSet::new(),
+            runner_parts: JoinSet::new(),
             parts: JoinSet::new(),
             store,
         };
@@ -150,7 +153,7 @@ impl Node {
         }
         if let Some(group) = runner_group {
             let (consumer, stop) = (consumer.clone(), node.intake.clone());
-            node.intake_parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
+            node.runner_parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
         }
         if let Some(runner) = node.runner.clone() {
             let stop = node.rest.clone();
@@ -234,6 +237,7 @@ impl Node {
         let ended = tokio::select! {
             Some(ended) = self.parts.join_next() => ended,
             Some(ended) = self.intake_parts.join_next() => ended,
+            Some(ended) = self.runner_parts.join_next() => ended,
             else => std::future::pending().await,
         };
         let (part, reason) = match ended {
@@ -249,6 +253,7 @@ impl Node {
     pub async fn shutdown(mut self) {
         self.server.readiness().set_not_ready().await;
         self.intake.cancel();
+        join(&mut self.runner_parts, CUT).await;
         if let Some(runner) = &self.runner {
             runner.drain(self.drain).await;
         }

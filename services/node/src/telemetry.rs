@@ -15,9 +15,8 @@ use crate::{Config, config::LogFormat};
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// The buckets of histograms of durations, in seconds: 0.1 ms to 60 s.
-const SECONDS: &[f64] = &[
-    0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
+const SECONDS: &[f64] =
+    &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// What was set up. [`Telemetry::shutdown`] sends what is left of the traces.
 #[derive(Debug)]
@@ -30,7 +29,8 @@ impl Telemetry {
     /// Sets the process's subscriber and recorder. Logs go to standard error. To be called on a tokio runtime.
     pub(crate) fn install(config: &Config) -> anyhow::Result<Self> {
         let filter = EnvFilter::try_new(&config.log.filter).context("configuration: log.filter")?;
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+        let lines =
+            tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
         let lines = match config.log.format {
             LogFormat::Text => lines.boxed(),
             LogFormat::Json => lines.json().boxed(),
@@ -39,9 +39,9 @@ impl Telemetry {
         let traces = traces.transpose().context("configuration: telemetry.otlp_endpoint")?;
         let spans = traces.as_ref().map(|provider| {
             // Spans are recorded whatever the log shows.
-            tracing_opentelemetry::layer().with_tracer(provider.tracer("runmesh")).with_filter(
-                EnvFilter::new("off,runmesh=info"),
-            )
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("runmesh"))
+                .with_filter(EnvFilter::new("off,runmesh=info"))
         });
         tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).try_init()?;
         let metrics = PrometheusBuilder::new().set_buckets(SECONDS)?.install_recorder()?;

@@ -57,7 +57,8 @@ impl result_service_server::ResultService for ResultService {
         if text.is_empty() {
             return Err(status::invalid_argument("execution_id", "is missing"));
         }
-        let id: ExecutionId = text.parse().map_err(|error| status::invalid_argument("execution_id", format!("{error}")))?;
+        let id: ExecutionId =
+            text.parse().map_err(|error| status::invalid_argument("execution_id", format!("{error}")))?;
         if let Some(found) = self.results.get(text).await.map_err(refusal)? {
             return Ok(Response::new(GetResultResponse { result: Some(found.document.0) }));
         }
@@ -69,9 +70,5 @@ impl result_service_server::ResultService for ResultService {
 }
 
 fn refusal(error: StoreError) -> Status {
-    if error.is_transient() {
-        status::unavailable(error.to_string(), RETRY_AFTER)
-    } else {
-        status::internal(&error)
-    }
+    if error.is_transient() { status::unavailable(error.to_string(), RETRY_AFTER) } else { status::internal(&error) }
 }

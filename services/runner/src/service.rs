@@ -56,6 +56,8 @@ pub(crate) struct Inner {
 /// A run that this runner has in hand.
 #[derive(Debug, Default)]
 pub(crate) struct Active {
+    /// The id of the command to run it.
+    command: String,
     /// Cancelled when the run is to be ended.
     pub(crate) end: CancellationToken,
     why: Mutex<Option<CancelRequest>>,
@@ -135,6 +137,11 @@ impl Runner {
             match self.inner.leases.claim_due(SystemTime::now(), LEASE, 100).await {
                 Ok(claims) => {
                     for claim in claims {
+                        // After a sleep of the machine, or a step of its clock, runs in hand are due too.
+                        let own = claim.document.node == self.inner.node;
+                        if own && self.inner.active().contains_key(&claim.document.execution_id) {
+                            continue;
+                        }
                         let lease = Versioned { document: claim.document, revision: claim.token };
                         if let Err(error) = self.inner.bury(lease, "the runner gave no sign of life").await {
                             tracing::warn!(%error, "can't end the execution of a lost runner; trying again");
@@ -188,8 +195,16 @@ impl Inner {
 
     /// Takes an execution on. Returns as soon as it is: the run goes on by itself.
     async fn run(self: &Arc<Self>, incoming: &Incoming, execution_id: &str) -> Result<(), StoreError> {
-        if self.active().contains_key(execution_id) {
-            return Ok(());
+        let command = self.active().get(execution_id).map(|active| active.command.clone());
+        match command {
+            // A second delivery.
+            Some(command) if command == incoming.event.event_id => return Ok(()),
+            // The execution was deleted and made again before its run was quite over.
+            Some(_) => {
+                let words = format!("an earlier run of execution {execution_id} is not quite over");
+                return Err(StoreError::Unavailable(words));
+            }
+            None => {}
         }
         let log = RunLog::read(self.store.as_ref(), execution_id).await?;
         let Some(request) = log.request.filter(|_| !log.terminal) else { return Ok(()) };
@@ -209,7 +224,7 @@ impl Inner {
             Err(StoreError::RevisionMismatch { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let active = Arc::new(Active::default());
+        let active = Arc::new(Active { command: incoming.event.event_id.clone(), ..Active::default() });
         self.active().insert(execution_id.to_owned(), Arc::clone(&active));
         self.gauge();
         let execution = Execution {
@@ -220,6 +235,7 @@ impl Inner {
             lease: Versioned { document: lease, revision },
             active,
             renew_at: Instant::now() + LEASE / 3,
+            head: incoming.event.sequence,
         };
         self.tasks.spawn(execution.run());
         Ok(())
@@ -264,7 +280,10 @@ impl Inner {
         let log = RunLog::read(self.store.as_ref(), execution_id).await?;
         if let Some(command) = log.command.as_deref().filter(|_| !log.terminal) {
             tracing::warn!(execution_id, node = lease.document.node, "the runner of an execution was lost");
-            let lost = verdict::runner_lost(execution_id, words);
+            let lost = match log.cancel.as_deref() {
+                Some(cancel) => verdict::cancelled(execution_id, CancelRequest::of(cancel), true),
+                None => verdict::runner_lost(execution_id, words),
+            };
             self.record_end(command_cause(command), execution_id, lost).await?;
         }
         match self.leases.delete_if(execution_id, lease.revision).await {

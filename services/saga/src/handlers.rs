@@ -30,13 +30,20 @@ impl Handler for Orchestrator {
         let aggregate = AggregateId::from(incoming.event.aggregate_id.as_str());
         for _ in 0..TRIES {
             let (events, head) = read_log(self.store.as_ref(), &aggregate, &TYPES).await?;
+            let Some(first) = events.first().map(|event| event.event_id.clone()) else { return Ok(()) };
             let decided = SagaLog::of(events.iter().map(AsRef::as_ref)).decide();
             if decided.is_empty() {
                 return Ok(());
             }
             let cause = incoming.cause();
-            let events: Vec<NewEvent> =
-                (0..).zip(decided).map(|(ordinal, payload)| cause.derive(ordinal, payload)).collect();
+            // Each type is in a log once at most, so its id follows from the log alone, whichever delivery leads to it.
+            let events: Vec<NewEvent> = decided
+                .into_iter()
+                .map(|payload| {
+                    let purpose = format!("{GROUP}/{}", payload.event_type().as_str_name());
+                    cause.derive(0, payload).once(&purpose, &first)
+                })
+                .collect();
             match self.store.append(&aggregate, Expected::Sequence(head), events).await {
                 Ok(_) => return Ok(()),
                 Err(StoreError::Conflict { .. }) => {}

@@ -102,10 +102,9 @@ impl SagaLog {
             Payload::ExecutionCompleted(_) => self.end(Ending::Completed),
             Payload::ExecutionFailed(failed) => self.end(Ending::Failed(failed.error_message.clone())),
             Payload::ExecutionTimeout(_) => self.end(Ending::Failed("the wall-clock limit was reached".to_owned())),
-            Payload::ExecutionCancelled(cancelled) => self.end(Ending::Cancelled {
-                reason: cancelled.reason.clone(),
-                by: cancelled.cancelled_by.clone(),
-            }),
+            Payload::ExecutionCancelled(cancelled) => {
+                self.end(Ending::Cancelled { reason: cancelled.reason.clone(), by: cancelled.cancelled_by.clone() })
+            }
             Payload::ReleaseResourcesCommand(_) => self.release_asked = true,
             other => {
                 self.result_known |= lifecycle::RESULT.contains(&other.event_type());
@@ -129,8 +128,13 @@ impl SagaLog {
         if !self.started {
             let (saga_id, execution_id) = (saga_id.clone(), execution_id.clone());
             events.push(
-                SagaStarted { saga_id, saga_name: NAME.to_owned(), execution_id, initial_event_id: request_event.clone() }
-                    .into(),
+                SagaStarted {
+                    saga_id,
+                    saga_name: NAME.to_owned(),
+                    execution_id,
+                    initial_event_id: request_event.clone(),
+                }
+                .into(),
             );
         }
         let Some(ending) = &self.ending else {

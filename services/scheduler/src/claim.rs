@@ -5,13 +5,13 @@ use std::time::SystemTime;
 use runmesh_store::{Document, Index, IndexValue, StoreError};
 use serde::{Deserialize, Serialize};
 
-/// An execution's claim on a slot, from the allocate command to the release command.
+/// An execution's claim on a slot, from the allocate command to the release command. Whether it was granted is in the
+/// execution's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Claim {
     pub(crate) execution_id: String,
     pub(crate) priority: i32,
     pub(crate) since: SystemTime,
-    pub(crate) granted: bool,
 }
 
 pub(crate) const BY_TIME: &str = "by_time";

@@ -7,7 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
-use runmesh_events::{AggregateId, Cause, EventType, GroupName, Payload, from_timestamp, lifecycle};
+use runmesh_events::{
+    AggregateId, Cause, Event, EventType, GroupName, Payload, TraceParent, from_timestamp, lifecycle,
+};
 use runmesh_proto::event::{ExecutionAccepted, ExecutionQueued, QueuePriority};
 use runmesh_store::{DocumentStore, Documents, EventStore, Expected, PageQuery, StoreError, read_log};
 use serde::{Deserialize, Serialize};
@@ -20,9 +22,16 @@ use crate::{
 /// The scheduler's group.
 pub const GROUP: GroupName = GroupName::new("scheduler");
 
+/// The ordinals of the events that the scheduler derives from the allocate command.
+mod ordinal {
+    pub(super) const ACCEPTED: u32 = 0;
+    pub(super) const QUEUED: u32 = 1;
+}
+
 /// What the scheduler reads of a log.
-const TYPES: [EventType; 7] = [
+const TYPES: [EventType; 8] = [
     EventType::ExecutionRequested,
+    EventType::ExecutionAccepted,
     EventType::AllocateResourcesCommand,
     EventType::ReleaseResourcesCommand,
     lifecycle::TERMINAL[0],
@@ -76,33 +85,18 @@ struct Inner {
 }
 
 impl Scheduler {
-    /// The scheduler with every claim as it was before the restart.
+    /// The scheduler, with an empty queue: see [`Scheduler::recover`].
     ///
     /// # Errors
-    /// When the claims can't be read.
+    /// When the collection of claims can't be made.
     pub async fn build(
         config: &SchedulerConfig,
         store: Arc<dyn EventStore>,
         documents: Arc<dyn DocumentStore>,
     ) -> Result<Self, SchedulerError> {
-        let claims: Documents<Claim> = Documents::open(documents).await?;
-        let mut queue = Queue::new(config.effective_slots());
-        let mut query = PageQuery { index: BY_TIME, limit: 1_000, ..PageQuery::default() };
-        loop {
-            let page = claims.page(query.clone()).await?;
-            for claim in page.documents.iter().map(|versioned| &versioned.document) {
-                if claim.granted {
-                    queue.restore_granted(&claim.execution_id);
-                } else {
-                    queue.wait(&claim.execution_id, priority(claim.priority), claim.since);
-                }
-            }
-            query.after = page.next;
-            if query.after.is_none() {
-                break;
-            }
-        }
-        Ok(Self { inner: Arc::new(Inner { store, claims, queue: Mutex::new(queue) }) })
+        let claims = Documents::open(documents).await?;
+        let queue = Mutex::new(Queue::new(config.effective_slots()));
+        Ok(Self { inner: Arc::new(Inner { store, claims, queue }) })
     }
 
     /// The scheduler's consumer group.
@@ -111,17 +105,27 @@ impl Scheduler {
         ConsumerGroup::new(GROUP, &topics, Arc::new(self.clone()))
     }
 
-    /// Finishes what a crash may have left half done: slots that were granted but not announced, free slots.
+    /// Finds every claim as it was before the restart, and gives out what slots are free. To be called before the group is
+    /// run.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn recover(&self) -> Result<(), SchedulerError> {
+        let inner = &self.inner;
         let mut query = PageQuery { index: BY_TIME, limit: 1_000, ..PageQuery::default() };
         loop {
-            let page = self.inner.claims.page(query.clone()).await?;
+            let page = inner.claims.page(query.clone()).await?;
             for claim in page.documents.into_iter().map(|versioned| versioned.document) {
-                if claim.granted {
-                    self.inner.announce(&claim.execution_id).await?;
+                let id = claim.execution_id.as_str();
+                let (events, _) = read_log(inner.store.as_ref(), &AggregateId::from(id), &TYPES).await?;
+                let log = Log::of(&events);
+                if log.over {
+                    // Its release was not handled, or can't be any more because the log is gone.
+                    inner.claims.delete(id).await?;
+                } else if log.accepted {
+                    inner.queue().restore_granted(id);
+                } else {
+                    inner.queue().wait(id, priority(claim.priority), claim.since);
                 }
             }
             query.after = page.next;
@@ -129,7 +133,7 @@ impl Scheduler {
                 break;
             }
         }
-        self.inner.dispatch().await?;
+        inner.dispatch().await?;
         Ok(())
     }
 }
@@ -157,35 +161,24 @@ impl Inner {
     }
 
     async fn allocate(&self, incoming: &Incoming, execution_id: &str) -> Result<(), StoreError> {
-        let log = Log::read(self.store.as_ref(), execution_id).await?;
+        let (events, _) = read_log(self.store.as_ref(), &AggregateId::from(execution_id), &TYPES).await?;
+        let log = Log::of(&events);
         if log.over {
             return Ok(());
         }
         let since = incoming.event.occurred_at.as_ref().and_then(from_timestamp).unwrap_or_else(SystemTime::now);
-        let admission = self.queue().claim(execution_id, log.priority, since);
-        let granted = admission == Admission::Granted;
-        let claim = Claim { execution_id: execution_id.to_owned(), priority: log.priority as i32, since, granted };
+        let claim = Claim { execution_id: execution_id.to_owned(), priority: log.priority as i32, since };
         match self.claims.insert(&claim).await {
             // A second delivery: the claim is there already.
             Ok(_) | Err(StoreError::RevisionMismatch { .. }) => {}
-            Err(error) => {
-                // The delivery comes again and claims again.
-                self.queue().release(execution_id);
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
+        let admission = self.queue().claim(execution_id, log.priority, since);
         self.gauges();
         match admission {
-            Admission::Granted => self.announce(execution_id).await,
+            Admission::Granted => self.announce(execution_id, Some(incoming.trace)).await,
             Admission::Waiting(place) => {
-                let queued = ExecutionQueued {
-                    execution_id: execution_id.to_owned(),
-                    position_in_queue: i32::try_from(place).ok(),
-                    estimated_start_time: None,
-                };
-                let event = incoming.cause().derive(1, queued);
-                let aggregate = AggregateId::from(execution_id);
-                self.store.append(&aggregate, Expected::Any, vec![event]).await?;
+                self.tell_place(execution_id, place, incoming.trace).await?;
                 // A slot may have become free since.
                 self.dispatch().await
             }
@@ -203,39 +196,63 @@ impl Inner {
     async fn dispatch(&self) -> Result<(), StoreError> {
         loop {
             let Some(next) = self.queue().next() else { return Ok(()) };
-            if let Err(error) = self.grant(&next.execution_id).await {
+            self.gauges();
+            if let Err(error) = self.announce(&next.execution_id, None).await {
                 self.queue().put_back(&next);
                 return Err(error);
             }
         }
     }
 
-    async fn grant(&self, execution_id: &str) -> Result<(), StoreError> {
-        if let Some(known) = self.claims.get(execution_id).await? {
-            let claim = Claim { granted: true, ..known.document };
-            self.claims.update(&claim, known.revision).await?;
-        }
-        self.gauges();
-        self.announce(execution_id).await
-    }
-
-    /// Appends that the execution has its slot, once.
-    async fn announce(&self, execution_id: &str) -> Result<(), StoreError> {
-        let aggregate = AggregateId::from(execution_id);
-        loop {
-            let (events, head) = read_log(self.store.as_ref(), &aggregate, &TYPES).await?;
-            let log = Log::of(&events);
-            let Some(allocate) = log.allocate.filter(|_| !log.over) else { return Ok(()) };
-            let accepted = ExecutionAccepted {
+    /// Appends that the execution has its slot, once. One that needs it no longer gives it back.
+    async fn announce(&self, execution_id: &str, trace: Option<TraceParent>) -> Result<(), StoreError> {
+        let accepted = |log: &Log<'_>| {
+            (!log.accepted).then(|| ExecutionAccepted {
                 execution_id: execution_id.to_owned(),
                 queue_position: 0,
                 estimated_wait: None,
                 priority: log.priority as i32,
-            };
-            let event = Cause::new(allocate, GROUP).derive(0, accepted);
+            })
+        };
+        if self.append_to_open(execution_id, ordinal::ACCEPTED, trace, accepted).await? {
+            return Ok(());
+        }
+        self.claims.delete(execution_id).await?;
+        self.queue().release(execution_id);
+        Ok(())
+    }
+
+    /// Appends the place of an execution that waits, unless it has its slot by now.
+    async fn tell_place(&self, execution_id: &str, place: usize, trace: TraceParent) -> Result<(), StoreError> {
+        let queued = |log: &Log<'_>| {
+            (!log.accepted).then(|| ExecutionQueued {
+                execution_id: execution_id.to_owned(),
+                position_in_queue: i32::try_from(place).ok(),
+                estimated_start_time: None,
+            })
+        };
+        self.append_to_open(execution_id, ordinal::QUEUED, Some(trace), queued).await.map(drop)
+    }
+
+    /// Appends what `decide` makes of a log that still needs its slot. Returns whether it does.
+    async fn append_to_open<P: Into<Payload>>(
+        &self,
+        execution_id: &str,
+        ordinal: u32,
+        trace: Option<TraceParent>,
+        decide: impl Fn(&Log<'_>) -> Option<P>,
+    ) -> Result<bool, StoreError> {
+        let aggregate = AggregateId::from(execution_id);
+        loop {
+            let (events, head) = read_log(self.store.as_ref(), &aggregate, &TYPES).await?;
+            let log = Log::of(&events);
+            let Some(allocate) = log.allocate.filter(|_| !log.over) else { return Ok(false) };
+            let Some(payload) = decide(&log) else { return Ok(true) };
+            let cause = Cause::new(allocate, GROUP);
+            let event = trace.map_or(cause, |trace| cause.traced(trace)).derive(ordinal, payload);
             match self.store.append(&aggregate, Expected::Sequence(head), vec![event]).await {
                 Err(StoreError::Conflict { .. }) => {}
-                other => return other.map(drop),
+                other => return other.map(|_| true),
             }
         }
     }
@@ -256,25 +273,21 @@ impl Inner {
 /// What the scheduler wants to know of a log.
 struct Log<'a> {
     priority: QueuePriority,
-    allocate: Option<&'a runmesh_events::Event>,
-    /// Ended, or its slot was asked back.
+    allocate: Option<&'a Event>,
+    /// Has its slot.
+    accepted: bool,
+    /// Ended, or its slot was asked back, or it was deleted.
     over: bool,
 }
 
-impl Log<'_> {
-    async fn read(store: &dyn EventStore, execution_id: &str) -> Result<Log<'static>, StoreError> {
-        let (events, _) = read_log(store, &AggregateId::from(execution_id), &TYPES).await?;
-        Ok(Log { allocate: None, ..Log::of(&events) })
-    }
-}
-
 impl<'a> Log<'a> {
-    fn of(events: &'a [Arc<runmesh_events::Event>]) -> Self {
-        let mut log = Log { priority: QueuePriority::Normal, allocate: None, over: events.is_empty() };
+    fn of(events: &'a [Arc<Event>]) -> Self {
+        let mut log = Log { priority: QueuePriority::Normal, allocate: None, accepted: false, over: events.is_empty() };
         for event in events {
             match &event.payload {
                 Some(Payload::ExecutionRequested(request)) => log.priority = priority(request.priority),
                 Some(Payload::AllocateResourcesCommand(_)) => log.allocate = Some(event),
+                Some(Payload::ExecutionAccepted(_)) => log.accepted = true,
                 Some(_) => log.over = true,
                 None => {}
             }

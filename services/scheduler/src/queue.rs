@@ -106,8 +106,10 @@ impl Queue {
 
     /// Takes back what [`Queue::next`] gave: it could not be announced. It waits again, at its place.
     pub fn put_back(&mut self, next: &Next) {
-        self.granted.remove(&next.execution_id);
-        self.wait(&next.execution_id, next.priority, next.since);
+        // Unless it was released in the meantime.
+        if self.granted.remove(&next.execution_id) {
+            self.wait(&next.execution_id, next.priority, next.since);
+        }
     }
 
     /// The number of slots that are given.
@@ -141,7 +143,11 @@ mod tests {
         assert_eq!(queue.claim("b", QueuePriority::Normal, at(2)), Admission::Waiting(1));
         assert_eq!(queue.claim("c", QueuePriority::Unspecified, at(3)), Admission::Waiting(2));
         assert_eq!(queue.claim("d", QueuePriority::High, at(4)), Admission::Waiting(1));
-        assert_eq!(queue.claim("c", QueuePriority::Normal, at(9)), Admission::Waiting(3), "asking again changes nothing");
+        assert_eq!(
+            queue.claim("c", QueuePriority::Normal, at(9)),
+            Admission::Waiting(3),
+            "asking again changes nothing"
+        );
         assert_eq!(queue.next(), None);
         let mut order = Vec::new();
         let mut holder = "a".to_owned();
@@ -152,6 +158,18 @@ mod tests {
             holder = next.execution_id;
         }
         assert_eq!(order, ["d", "b", "c"]);
+        assert_eq!((queue.in_use(), queue.depth()), (0, 0));
+    }
+
+    #[test]
+    fn one_that_is_released_while_it_is_being_granted_is_not_put_back() {
+        let mut queue = Queue::new(1);
+        queue.claim("a", QueuePriority::Normal, at(1));
+        queue.claim("b", QueuePriority::Normal, at(2));
+        queue.release("a");
+        let next = queue.next().unwrap();
+        queue.release("b");
+        queue.put_back(&next);
         assert_eq!((queue.in_use(), queue.depth()), (0, 0));
     }
 

@@ -220,7 +220,10 @@ impl Mesh {
 impl Drop for Mesh {
     fn drop(&mut self) {
         // The harness shows it for tests that fail, by a panic or by an error.
-        eprintln!("the mesh wrote to standard error:\n{}", self.log());
+        let log = self.log();
+        if !log.is_empty() {
+            eprintln!("the mesh wrote to standard error:\n{log}");
+        }
         let Some(mut running) = self.running.take() else { return };
         // Politely at first, so that it ends its scripts.
         if let Ok(pid) = pid(&running.child) {

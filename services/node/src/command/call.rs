@@ -13,10 +13,8 @@ use super::{connect, print};
 use crate::cli::CallArgs;
 
 pub(super) async fn call(args: CallArgs) -> anyhow::Result<ExitCode> {
-    let (service, method) = args
-        .method
-        .split_once('/')
-        .with_context(|| format!("{:?} is not of the form SERVICE/METHOD", args.method))?;
+    let (service, method) =
+        args.method.split_once('/').with_context(|| format!("{:?} is not of the form SERVICE/METHOD", args.method))?;
     let service = runmesh_proto::descriptors()
         .get_service_by_name(service)
         .with_context(|| format!("there is no service {service:?}"))?;

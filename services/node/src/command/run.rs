@@ -21,7 +21,10 @@ use runmesh_proto::{
 use runmesh_runner::{Runtimes, Search};
 use tonic::{body::Body, client::GrpcService, codegen::StdError, service::interceptor::InterceptedService};
 
-use super::{connect, print, serve::{Stop, settings}};
+use super::{
+    connect, print,
+    serve::{Stop, settings},
+};
 use crate::{Environment, Listeners, Node, Role, Roles, cli::RunArgs, telemetry::Telemetry};
 
 /// Exit codes beside the script's own, as those of `timeout` and of a shell.
@@ -33,11 +36,11 @@ mod exit {
 
 pub(super) async fn run(args: RunArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
     let spec = spec(&args, environment).await?;
-    let stop = Stop::listen()?;
+    let mut stop = Stop::listen()?;
     if args.server.server.is_some() {
         let (channel, credentials) = connect(&args.server).await?;
         let client = ExecutionServiceClient::new(InterceptedService::new(channel, credentials));
-        return follow(client, spec, args.json, stop).await;
+        return follow(client, spec, args.json, &mut stop).await;
     }
     // An own node, without listeners; its data goes with it unless a folder is named.
     let mut config = settings(&args.config, environment, None)?;
@@ -51,9 +54,16 @@ pub(super) async fn run(args: RunArgs, environment: &Environment) -> anyhow::Res
     }
     let telemetry = Telemetry::install(&config)?;
     let roles = Roles::of(Role::ALL.into_iter().filter(|role| *role != Role::Gateway));
-    let node = Node::start(&config, environment, &roles, Listeners::default(), None).await?;
-    let result = follow(ExecutionServiceClient::new(node.local()), spec, args.json, stop).await;
-    node.shutdown().await;
+    let mut node = Node::start(&config, environment, &roles, Listeners::default(), None).await?;
+    let client = ExecutionServiceClient::new(node.local());
+    let result = tokio::select! {
+        result = follow(client, spec, args.json, &mut stop) => result,
+        error = node.failed() => Err(error.into()),
+    };
+    tokio::select! {
+        () = node.shutdown() => {}
+        () = stop.asked() => anyhow::bail!("stopped before everything had ended"),
+    }
     telemetry.shutdown();
     result
 }
@@ -107,7 +117,7 @@ async fn follow<T>(
     mut client: ExecutionServiceClient<T>,
     spec: ExecutionSpec,
     as_json: bool,
-    mut stop: Stop,
+    stop: &mut Stop,
 ) -> anyhow::Result<ExitCode>
 where
     T: GrpcService<Body> + Clone,
@@ -122,8 +132,7 @@ where
     let mut asked_to_stop = false;
     loop {
         let watch = WatchExecutionRequest { execution_id: execution_id.clone(), cursor: cursor.clone() };
-        let mut events =
-            client.watch_execution(watch).await.map_err(|status| print::error(&status))?.into_inner();
+        let mut events = client.watch_execution(watch).await.map_err(|status| print::error(&status))?.into_inner();
         loop {
             let next = tokio::select! {
                 next = events.try_next() => next,
@@ -191,11 +200,8 @@ fn verdict(execution: &Execution, as_json: bool) -> ExitCode {
     if !as_json {
         let usage = execution.resource_usage.unwrap_or_default();
         let wall = usage.wall_time.as_ref().and_then(from_duration).unwrap_or_default();
-        let why = if execution.error_message.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", execution.error_message)
-        };
+        let why =
+            if execution.error_message.is_empty() { String::new() } else { format!(": {}", execution.error_message) };
         let _ = writeln!(std::io::stderr(), "{word} after {:.3} s, exit code {code}{why}", wall.as_secs_f64());
     }
     ExitCode::from(code)

@@ -47,7 +47,13 @@ async fn host(args: &DevArgs, environment: &Environment, roles: &Roles) -> anyho
     let render = Box::new(telemetry.render());
     let mut node = Node::start(&config, environment, roles, listeners, Some(render)).await?;
     for drift in &node.topics().drift {
-        tracing::warn!(topic = drift.topic, setting = drift.setting, wanted = drift.wanted, found = drift.found, "drift");
+        tracing::warn!(
+            topic = drift.topic,
+            setting = drift.setting,
+            wanted = drift.wanted,
+            found = drift.found,
+            "drift"
+        );
     }
     announce(args.json, &node, roles);
     let result = tokio::select! {

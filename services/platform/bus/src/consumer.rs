@@ -65,13 +65,14 @@ impl Consumer {
         tracing::debug!(group = %group.name, bus = self.bus.name(), "joined");
         let progress = Arc::new(Progress::default());
         let queue = Arc::new(KeyedQueue::new());
+        let stop = shutdown.child_token();
         let mut workers = JoinSet::new();
         for _ in 0..group.workers.max(1) {
             let worker = Worker {
                 group: Arc::clone(&group),
                 dead_letters: self.dead_letters.clone(),
                 progress: Arc::clone(&progress),
-                shutdown: shutdown.clone(),
+                shutdown: stop.clone(),
             };
             workers.spawn(worker.run(Arc::clone(&queue)));
         }
@@ -84,6 +85,8 @@ impl Consumer {
             commit_at: None,
         };
         let result = reader.run(&shutdown).await;
+        // Where the reader failed, the workers must not go on trying.
+        stop.cancel();
         reader.queue.close();
         while workers.join_next().await.is_some() {}
         let committed = reader.commit_all().await;

@@ -64,6 +64,7 @@ macro_rules! store_suite {
             reads::everything_survives_a_restart,
             follows::followers_see_exactly_the_log,
             follows::a_follower_goes_on_after_any_cut,
+            follows::followers_of_a_deleted_log_are_told,
             follows::a_wake_tells_of_what_was_appended,
             documents::a_document_is_written_read_and_removed,
             documents::a_write_from_another_revision_is_refused,

@@ -26,6 +26,9 @@ pub enum StoreError {
         /// The document's id.
         id: String,
     },
+    /// The aggregate was deleted.
+    #[error("aggregate {0} was deleted")]
+    Gone(AggregateId),
     /// An argument has no meaning to the store.
     #[error("{0}")]
     Invalid(String),

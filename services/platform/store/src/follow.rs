@@ -52,7 +52,9 @@ impl Follower {
                 None => self.store.read(&self.aggregate, self.after, READ, &[]).await?,
             };
             if found.is_empty() {
-                self.subscription.beyond(self.after).await;
+                if !self.subscription.beyond(self.after).await {
+                    return Err(StoreError::Gone(self.aggregate.clone()));
+                }
             }
             self.ready.extend(found);
         }

@@ -31,11 +31,15 @@ pub struct LiveEvents {
 #[derive(Debug, Default)]
 struct State {
     aggregates: HashMap<AggregateId, Followed>,
+    /// How many there were so far.
+    subscriptions: u64,
     types: Vec<Arc<TypeWake>>,
 }
 
 #[derive(Debug)]
 struct Followed {
+    /// Tells it from one of the same aggregate that was deleted and made again.
+    id: u64,
     followers: usize,
     head: watch::Sender<u64>,
     recent: VecDeque<Arc<Event>>,
@@ -80,6 +84,7 @@ impl TypeSet {
 pub struct Subscription {
     live: LiveEvents,
     aggregate: AggregateId,
+    id: u64,
     head: watch::Receiver<u64>,
 }
 
@@ -91,14 +96,23 @@ impl LiveEvents {
     /// Follows one aggregate.
     pub fn subscribe(&self, aggregate: &AggregateId) -> Subscription {
         let mut state = self.lock();
+        state.subscriptions += 1;
+        let id = state.subscriptions;
         let followed = state.aggregates.entry(aggregate.clone()).or_insert_with(|| Followed {
+            id,
             followers: 0,
             head: watch::Sender::new(0),
             recent: VecDeque::new(),
             recent_bytes: 0,
         });
         followed.followers += 1;
-        Subscription { live: self.clone(), aggregate: aggregate.clone(), head: followed.head.subscribe() }
+        let (id, head) = (followed.id, followed.head.subscribe());
+        Subscription { live: self.clone(), aggregate: aggregate.clone(), id, head }
+    }
+
+    /// Tells that an aggregate was deleted: whoever follows it is told that there is nothing to wait for.
+    pub fn deleted(&self, aggregate: &AggregateId) {
+        self.lock().aggregates.remove(aggregate);
     }
 
     /// A wake-up for every append with an event of one of these types. It is given up by dropping it.
@@ -181,16 +195,18 @@ fn weight(event: &Event) -> usize {
 }
 
 impl Subscription {
-    /// Waits until the aggregate has an event after `sequence`, as far as this subscription was told.
-    pub async fn beyond(&mut self, sequence: u64) {
-        // The sender lives as long as this subscription keeps the entry alive, so this can't fail.
-        let _ = self.head.wait_for(|head| *head > sequence).await;
+    /// Waits until the aggregate has an event after `sequence`, as far as this subscription was told. `false`: it was
+    /// deleted.
+    pub async fn beyond(&mut self, sequence: u64) -> bool {
+        let is_there = self.live.lock().aggregates.get(&self.aggregate).is_some_and(|followed| followed.id == self.id);
+        // The sender is dropped when the aggregate is deleted.
+        is_there && self.head.wait_for(|head| *head > sequence).await.is_ok()
     }
 
     /// The events after `sequence` that are in memory. `None`: some of them are not; read the store.
     pub fn recent(&self, sequence: u64) -> Option<Vec<Arc<Event>>> {
         let state = self.live.lock();
-        let followed = state.aggregates.get(&self.aggregate)?;
+        let followed = state.aggregates.get(&self.aggregate).filter(|followed| followed.id == self.id)?;
         let first = followed.recent.front()?.sequence;
         let skip = usize::try_from((sequence + 1).checked_sub(first)?).ok()?;
         Some(followed.recent.iter().skip(skip).cloned().collect())
@@ -200,7 +216,9 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.live.lock();
-        if let Entry::Occupied(mut entry) = state.aggregates.entry(self.aggregate.clone()) {
+        if let Entry::Occupied(mut entry) = state.aggregates.entry(self.aggregate.clone())
+            && entry.get().id == self.id
+        {
             entry.get_mut().followers -= 1;
             if entry.get().followers == 0 {
                 entry.remove();

@@ -31,8 +31,11 @@ fn first_line(command: &mut Command, times: &mut Times) -> anyhow::Result<()> {
 pub(crate) fn time() -> anyhow::Result<()> {
     let (mut alone, mut meshed) = (Times::new()?, Times::new()?);
     let script = repository().join("examples/hello.py");
+    // The interpreter itself, since `python3` may be a wrapper that looks for it.
+    let asked = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output()?;
+    let python = String::from_utf8(asked.stdout)?;
     for _ in 0..RUNS {
-        first_line(Command::new("python3").arg(&script), &mut alone)?;
+        first_line(Command::new(python.trim()).arg(&script), &mut alone)?;
         first_line(Command::new(binary()?).arg("run").arg(&script), &mut meshed)?;
     }
     alone.print("python3 examples/hello.py");

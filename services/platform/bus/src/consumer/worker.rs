@@ -81,6 +81,7 @@ impl Worker {
 
     async fn attempt(&self, event: Arc<Event>, delivery: &Delivery) -> Outcome {
         let mut attempts = Vec::new();
+        let mut outage = BACKOFF.0;
         loop {
             let (at, started) = (SystemTime::now(), Instant::now());
             let Err(error) = self.handle(&event, delivery).await else { return Outcome::Handled };
@@ -88,7 +89,22 @@ impl Worker {
             let tries = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
             let wait = self.group.retry.wait_after(tries).filter(|_| error.severity() == Severity::Transient);
             tracing::debug!(group = %self.group.name, event_id = event.event_id, %error, tries, retried = wait.is_some(), "handler failed");
-            let Some(wait) = wait else { return self.bury(delivery, error.severity(), attempts).await };
+            let wait = match wait {
+                Some(wait) => wait,
+                None if error.severity() == Severity::Transient => {
+                    match self.bury_once(delivery, error.severity(), attempts.clone()).await {
+                        Ok(outcome) => return outcome,
+                        // What keeps dead letters is out of order too, so this is an outage and no fault of the record:
+                        // the handler gets it again rather than a letter when it is over.
+                        Err(_) => {
+                            outage = (outage * 2).min(BACKOFF.1);
+                            attempts.pop();
+                            outage
+                        }
+                    }
+                }
+                None => return self.bury(delivery, error.severity(), attempts).await,
+            };
             if self.shutdown.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Outcome::Unfinished;
             }
@@ -115,15 +131,28 @@ impl Worker {
 
     /// Makes the failure durable. It does not give up: the offset is not committed before it is.
     async fn bury(&self, delivery: &Delivery, severity: Severity, attempts: Vec<Attempt>) -> Outcome {
-        let letter = DeadLetter::new(self.group.name, delivery, severity.as_str(), attempts);
         let mut wait = BACKOFF.0;
-        while let Err(error) = self.store(letter.clone()).await {
-            tracing::error!(group = %self.group.name, %error, id = letter.id, "can't keep a dead letter; trying again");
+        loop {
+            if let Ok(outcome) = self.bury_once(delivery, severity, attempts.clone()).await {
+                return outcome;
+            }
             if self.shutdown.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Outcome::Unfinished;
             }
             wait = (wait * 2).min(BACKOFF.1);
         }
+    }
+
+    async fn bury_once(
+        &self,
+        delivery: &Delivery,
+        severity: Severity,
+        attempts: Vec<Attempt>,
+    ) -> Result<Outcome, StoreError> {
+        let letter = DeadLetter::new(self.group.name, delivery, severity.as_str(), attempts);
+        self.store(letter.clone()).await.inspect_err(|error| {
+            tracing::error!(group = %self.group.name, %error, id = letter.id, "can't keep a dead letter; trying again");
+        })?;
         tracing::warn!(
             group = letter.group,
             topic = letter.topic,
@@ -132,7 +161,7 @@ impl Worker {
             error = letter.attempts.last().and_then(|attempt| attempt.errors.first()).map(String::as_str),
             "dead letter"
         );
-        Outcome::DeadLetter
+        Ok(Outcome::DeadLetter)
     }
 
     async fn store(&self, letter: DeadLetter) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use runmesh_events::{AggregateId, EventType};
 
 use super::{Harness, append, event, event_of};
-use crate::{EventStore, follow};
+use crate::{EventStore, StoreError, follow};
 
 /// How many events the log of a case has in the end: more than what is kept in memory and more than a read.
 const LENGTH: u64 = 700;
@@ -131,4 +131,28 @@ pub async fn a_wake_tells_of_what_was_appended<H: Harness>() {
     append(&*store, "b", vec![event_of(EventType::PodCreated, 1)]).await;
     append(&*store, "b", vec![event(2)]).await;
     assert!(wake.woken().await.contains(EventType::ExecutionStarted));
+}
+
+/// A follower of a log that is deleted is told, whether it waits at the end or has not come that far.
+pub async fn followers_of_a_deleted_log_are_told<H: Harness>() {
+    let harness = H::new().await;
+    let store = harness.events();
+    append(&*store, "followed", vec![event(0), event(1)]).await;
+    let mut at_the_end = Box::pin(follow(Arc::clone(&store), id(), 2));
+    let mut behind = Box::pin(follow(Arc::clone(&store), id(), 0));
+    let mut later = Box::pin(follow(Arc::clone(&store), id(), 0));
+    assert_eq!(later.next().await.unwrap().unwrap().sequence, 1);
+    let waiting = tokio::spawn(async move { at_the_end.next().await });
+    store.delete_aggregate(&id()).await.unwrap();
+    for told in [waiting.await.unwrap(), behind.next().await] {
+        assert!(matches!(told, Some(Err(StoreError::Gone(_)))), "{told:?}");
+    }
+    // What was read before is still given, then the same.
+    assert_eq!(later.next().await.unwrap().unwrap().sequence, 2);
+    let told = later.next().await;
+    assert!(matches!(told, Some(Err(StoreError::Gone(_)))), "{told:?}");
+    // A new log of the same aggregate is followed from its start.
+    append(&*store, "followed", vec![event(0)]).await;
+    let mut anew = Box::pin(follow(store, id(), 0));
+    assert_eq!(anew.next().await.unwrap().unwrap().sequence, 1);
 }

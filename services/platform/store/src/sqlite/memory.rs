@@ -80,18 +80,10 @@ impl Memory {
         }
     }
 
-    /// At most `limit` records of a type after a position. `None`: some of them may not be here.
-    pub(super) fn records(&self, event_type: EventType, after: Position, limit: usize) -> Option<TableRecords> {
+    /// For each type, at most `limit` of its records after a position. `None`: some of them may not be here.
+    pub(super) fn records(&self, places: &[(EventType, Position)], limit: usize) -> Option<Vec<TableRecords>> {
         let state = self.lock();
-        if after < state.complete_after {
-            return None;
-        }
-        let start = state.records.partition_point(|record| record.position <= after);
-        let newest = state.records.back().map_or(after, |record| record.position.max(after));
-        let of_type = state.records.range(start..).filter(|record| record.event_type == event_type);
-        let records: Vec<TableRecord> = of_type.take(limit).cloned().collect();
-        let upto = records.last().filter(|_| records.len() == limit).map_or(newest, |record| record.position);
-        Some(TableRecords { records, upto })
+        places.iter().map(|(event_type, after)| state.records(*event_type, *after, limit)).collect()
     }
 
     /// At most `limit` events of an aggregate after a sequence, of these types (empty: of all). `None`: its log is not
@@ -119,6 +111,18 @@ impl Memory {
 }
 
 impl State {
+    fn records(&self, event_type: EventType, after: Position, limit: usize) -> Option<TableRecords> {
+        if after < self.complete_after {
+            return None;
+        }
+        let start = self.records.partition_point(|record| record.position <= after);
+        let newest = self.records.back().map_or(after, |record| record.position.max(after));
+        let of_type = self.records.range(start..).filter(|record| record.event_type == event_type);
+        let records: Vec<TableRecord> = of_type.take(limit).cloned().collect();
+        let upto = records.last().filter(|_| records.len() == limit).map_or(newest, |record| record.position);
+        Some(TableRecords { records, upto })
+    }
+
     fn add_record(&mut self, record: TableRecord) {
         self.record_bytes += record.body.len() + OVERHEAD;
         self.records.push_back(record);
@@ -132,6 +136,7 @@ impl State {
     fn add_to_log(&mut self, event: &Arc<Event>, bytes: usize) {
         let aggregate = AggregateId::from(event.aggregate_id.as_str());
         if event.sequence == 1 {
+            self.forget(&aggregate);
             self.order.push_back(aggregate.clone());
             self.logs.insert(aggregate.clone(), Log::default());
         }
@@ -179,24 +184,28 @@ mod tests {
         }
     }
 
+    fn records(memory: &Memory, event_type: EventType, after: Position, limit: usize) -> Option<TableRecords> {
+        memory.records(&[(event_type, after)], limit)?.pop()
+    }
+
     #[test]
     fn records_that_were_forgotten_are_never_passed_over_in_silence() {
         let memory = Memory::new(Position(10));
-        assert!(memory.records(EventType::ExecutionOutput, Position(9), 5).is_none());
-        assert_eq!(memory.records(EventType::ExecutionOutput, Position(10), 5).unwrap().upto, Position(10));
+        assert!(records(&memory, EventType::ExecutionOutput, Position(9), 5).is_none());
+        assert_eq!(records(&memory, EventType::ExecutionOutput, Position(10), 5).unwrap().upto, Position(10));
         let size = RECORDS.1 / 4;
         for position in 11..=20 {
             memory.committed(&[record(position, "a", position, ExecutionOutput::default(), size)], &[]);
         }
-        assert!(memory.records(EventType::ExecutionOutput, Position(10), 5).is_none());
-        let found = memory.records(EventType::ExecutionOutput, Position(18), 5).unwrap();
+        assert!(records(&memory, EventType::ExecutionOutput, Position(10), 5).is_none());
+        let found = records(&memory, EventType::ExecutionOutput, Position(18), 5).unwrap();
         let positions: Vec<u64> = found.records.iter().map(|record| record.position.0).collect();
         assert_eq!((positions.as_slice(), found.upto), ([19, 20].as_slice(), Position(20)));
         // The other types are known to have nothing up to there.
-        let none = memory.records(EventType::ExecutionRunning, Position(18), 5).unwrap();
+        let none = records(&memory, EventType::ExecutionRunning, Position(18), 5).unwrap();
         assert_eq!((none.records.len(), none.upto), (0, Position(20)));
         // A full page goes no further than its last record.
-        let page = memory.records(EventType::ExecutionOutput, Position(18), 1).unwrap();
+        let page = records(&memory, EventType::ExecutionOutput, Position(18), 1).unwrap();
         assert_eq!(page.upto, Position(19));
     }
 

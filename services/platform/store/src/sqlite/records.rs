@@ -82,9 +82,7 @@ impl SqliteStore {
         places: Vec<(EventType, Position)>,
         limit: usize,
     ) -> Result<Vec<TableRecords>, StoreError> {
-        let from_memory: Option<Vec<TableRecords>> =
-            places.iter().map(|(event_type, after)| self.inner.memory.records(*event_type, *after, limit)).collect();
-        if let Some(found) = from_memory {
+        if let Some(found) = self.inner.memory.records(&places, limit) {
             return Ok(found);
         }
         self.inner.readers.run(|connection| {

@@ -65,6 +65,9 @@ impl Effects {
             }
         }
         live.publish(&appended);
+        for aggregate in &self.deleted {
+            live.deleted(aggregate);
+        }
         if !published.is_empty() {
             live.publish_types(&published);
         }
