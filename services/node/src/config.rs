@@ -65,7 +65,7 @@ pub struct Config {
 }
 
 /// The event and document store.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
     /// `sqlite:PATH`. Empty: a file in the data folder.
@@ -194,12 +194,6 @@ impl Default for Config {
             telemetry: TelemetryConfig::default(),
             shutdown: ShutdownConfig::default(),
         }
-    }
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self { uri: String::new(), durability: Durability::default() }
     }
 }
 

@@ -41,17 +41,11 @@ const TYPES: [EventType; 8] = [
 ];
 
 /// Settings of the scheduler.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SchedulerConfig {
     /// How many executions run at once. 0: twice the number of processor cores.
     pub slots: usize,
-}
-
-impl Default for SchedulerConfig {
-    fn default() -> Self {
-        Self { slots: 0 }
-    }
 }
 
 impl SchedulerConfig {
@@ -195,7 +189,7 @@ impl Inner {
     /// Gives out free slots as long as somebody waits.
     async fn dispatch(&self) -> Result<(), StoreError> {
         loop {
-            let Some(next) = self.queue().next() else { return Ok(()) };
+            let Some(next) = self.queue().admit_next() else { return Ok(()) };
             self.gauges();
             if let Err(error) = self.announce(&next.execution_id, None).await {
                 self.queue().put_back(&next);

@@ -70,7 +70,7 @@ impl Queue {
         self.wait(execution_id, priority, since)
     }
 
-    /// Puts an execution in the queue, even while a slot is free: [`Queue::next`] gives it out.
+    /// Puts an execution in the queue, even while a slot is free: [`Queue::admit_next`] gives it out.
     pub fn wait(&mut self, execution_id: &str, priority: QueuePriority, since: SystemTime) -> Admission {
         let priority = match priority {
             QueuePriority::Unspecified => QueuePriority::Normal,
@@ -93,7 +93,7 @@ impl Queue {
     }
 
     /// Gives a free slot to the next in the queue. `None`: nobody waits, or no slot is free.
-    pub fn next(&mut self) -> Option<Next> {
+    pub fn admit_next(&mut self) -> Option<Next> {
         if self.granted.len() >= self.slots {
             return None;
         }
@@ -104,7 +104,7 @@ impl Queue {
         Some(Next { execution_id: rank.execution_id, priority, since: rank.since })
     }
 
-    /// Takes back what [`Queue::next`] gave: it could not be announced. It waits again, at its place.
+    /// Takes back what [`Queue::admit_next`] gave: it could not be announced. It waits again, at its place.
     pub fn put_back(&mut self, next: &Next) {
         // Unless it was released in the meantime.
         if self.granted.remove(&next.execution_id) {
@@ -148,11 +148,11 @@ mod tests {
             Admission::Waiting(3),
             "asking again changes nothing"
         );
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.admit_next(), None);
         let mut order = Vec::new();
         let mut holder = "a".to_owned();
         while queue.release(&holder) {
-            let Some(next) = queue.next() else { break };
+            let Some(next) = queue.admit_next() else { break };
             assert_eq!(queue.in_use(), 1);
             order.push(next.execution_id.clone());
             holder = next.execution_id;
@@ -167,7 +167,7 @@ mod tests {
         queue.claim("a", QueuePriority::Normal, at(1));
         queue.claim("b", QueuePriority::Normal, at(2));
         queue.release("a");
-        let next = queue.next().unwrap();
+        let next = queue.admit_next().unwrap();
         queue.release("b");
         queue.put_back(&next);
         assert_eq!((queue.in_use(), queue.depth()), (0, 0));
@@ -181,7 +181,7 @@ mod tests {
         assert!(queue.release("b"));
         assert!(!queue.release("b"));
         assert!(queue.release("a"));
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.admit_next(), None);
         assert_eq!((queue.in_use(), queue.depth()), (0, 0));
     }
 }

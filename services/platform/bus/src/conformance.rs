@@ -106,6 +106,7 @@ macro_rules! bus_suite {
             failures::a_dead_letter_is_durable_before_its_offset_is_committed,
             failures::a_dead_letter_that_can_not_be_kept_is_tried_again,
             failures::a_transient_error_is_tried_again_in_place,
+            failures::an_outage_of_everything_leaves_no_letter,
             failures::an_exhausted_transient_error_is_kept_with_each_attempt,
             failures::what_is_no_event_of_the_topic_is_kept_as_raw_bytes,
             failures::a_panic_becomes_a_dead_letter,

@@ -51,10 +51,8 @@ impl Follower {
                 Some(recent) => recent,
                 None => self.store.read(&self.aggregate, self.after, READ, &[]).await?,
             };
-            if found.is_empty() {
-                if !self.subscription.beyond(self.after).await {
-                    return Err(StoreError::Gone(self.aggregate.clone()));
-                }
+            if found.is_empty() && !self.subscription.beyond(self.after).await {
+                return Err(StoreError::Gone(self.aggregate.clone()));
             }
             self.ready.extend(found);
         }

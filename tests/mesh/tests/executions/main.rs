@@ -5,6 +5,7 @@ mod bad_input;
 mod inputs;
 mod output;
 mod records;
+mod slots;
 mod traces;
 mod verdicts;
 mod watchers;

@@ -134,6 +134,28 @@ pub async fn a_transient_error_is_tried_again_in_place<H: Harness>() {
     running.stop().await;
 }
 
+/// In an outage that takes dead letters with it, the handler gets its event again when the outage is over, and no letter
+/// is left.
+pub async fn an_outage_of_everything_leaves_no_letter<H: Harness>() {
+    let harness = H::new().await;
+    let bus = harness.bus();
+    let documents = FailingDocuments::new(harness.documents(), 2);
+    documents.allow(1);
+    let consumer = Consumer::new(harness.bus(), documents.clone()).await.unwrap();
+    publish(&*bus, vec![record(TOPIC, "bad", 1), record(TOPIC, "bad", 2)]).await;
+    // Three tries in place, then one after each letter that could not be kept.
+    let left = std::sync::atomic::AtomicI32::new(4);
+    let probe = Probe::new(move |_| {
+        let fails = left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) > 0;
+        async move { if fails { Err(HandlerError::transient("an outage")) } else { Ok(()) } }
+    });
+    let running = start(&consumer, group(probe.clone()));
+    until_done(&*bus, GROUP, TOPIC).await;
+    assert_eq!(probe.of("bad"), [1, 1, 1, 1, 1, 2]);
+    assert!(letters(&harness).await.is_empty());
+    running.stop().await;
+}
+
 /// A transient error that stays becomes a letter that tells of each attempt.
 pub async fn an_exhausted_transient_error_is_kept_with_each_attempt<H: Harness>() {
     let harness = H::new().await;
