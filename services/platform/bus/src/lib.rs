@@ -20,7 +20,6 @@ pub mod kafka;
 mod offsets;
 mod record;
 mod relay;
-pub mod trace;
 
 pub use bus::{Batch, Bus, GroupLag, Lane, Placement, Subscription, TopicDrift, TopicReport};
 pub use consumer::{Consumer, ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, Severity};

@@ -8,6 +8,7 @@ mod catalog;
 mod event;
 mod id;
 pub mod lifecycle;
+mod span;
 mod time;
 mod trace;
 

@@ -1,13 +1,8 @@
-//! The trace context of a call, between the wire, the tracing span and OpenTelemetry.
+//! The trace context of a call, between the wire and the tracing span.
 
 use http::{HeaderMap, HeaderValue};
-use opentelemetry::{
-    Context,
-    trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState},
-};
 use runmesh_events::TraceParent;
 use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The header that carries the context, in gRPC metadata as in HTTP.
 const TRACEPARENT: &str = "traceparent";
@@ -23,34 +18,12 @@ pub fn trace_of<T>(request: &tonic::Request<T>) -> TraceParent {
 /// Makes `span` a part of the trace that the headers name, and returns its context in that trace.
 pub(crate) fn adopt(span: &Span, headers: &HeaderMap) -> TraceParent {
     let header = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if let Some(parent) = TraceParent::parse(header) {
-        let flags = if parent.sampled() { TraceFlags::SAMPLED } else { TraceFlags::default() };
-        let remote = SpanContext::new(
-            TraceId::from_bytes(parent.trace_id().to_be_bytes()),
-            SpanId::from_bytes(parent.span_id().to_be_bytes()),
-            flags,
-            true,
-            TraceState::default(),
-        );
-        // It fails when OpenTelemetry is not in use, and then there is no span to set the parent of.
-        let _ = span.set_parent(Context::new().with_remote_span_context(remote));
-    }
-    of_span(span).unwrap_or_else(|| TraceParent::passed_on(header))
+    TraceParent::adopt(span, header)
 }
 
 /// The context of the current span. `None` when OpenTelemetry is not in use.
 pub(crate) fn of_current_span() -> Option<TraceParent> {
-    of_span(&Span::current())
-}
-
-fn of_span(span: &Span) -> Option<TraceParent> {
-    let context = span.context();
-    let context = context.span().span_context().clone();
-    TraceParent::from_ids(
-        u128::from_be_bytes(context.trace_id().to_bytes()),
-        u64::from_be_bytes(context.span_id().to_bytes()),
-        context.is_sampled(),
-    )
+    TraceParent::of_span(&Span::current())
 }
 
 /// Writes the context to the headers of a call.

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod inputs;
+mod kafka;
 mod output;
 mod records;
 mod slots;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use runmesh_events::{Catalog, Event};
+use runmesh_events::{Catalog, Event, TraceParent};
 use runmesh_store::{Documents, StoreError};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -120,7 +120,7 @@ impl Worker {
             event_id = event.event_id,
             aggregate_id = event.aggregate_id,
         );
-        let trace = crate::trace::enter(&span, &event.traceparent);
+        let trace = TraceParent::adopt(&span, &event.traceparent);
         let incoming = Incoming { event: Arc::clone(event), delivery: delivery.clone(), group: self.group.name, trace };
         AssertUnwindSafe(self.group.handler.handle(&incoming))
             .catch_unwind()
