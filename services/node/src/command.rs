@@ -43,9 +43,16 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
     // What still blocks a thread (a read of standard input) must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     result.unwrap_or_else(|error| {
-        eprintln!("runmesh: {error:#}");
+        // Whoever read the output has seen enough: nothing to tell, and nobody to tell it to.
+        if !error.chain().any(is_broken_pipe) {
+            eprintln!("runmesh: {}", print::chain(&error));
+        }
         ExitCode::FAILURE
     })
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// A connection to a running node.

@@ -42,11 +42,11 @@ pub(super) async fn call(args: CallArgs) -> anyhow::Result<ExitCode> {
         let response = client.server_streaming(request, path, codec).await.map_err(|status| print::error(&status))?;
         let mut messages = response.into_inner();
         while let Some(message) = messages.try_next().await.map_err(|status| print::error(&status))? {
-            println!("{}", print::json(&message)?);
+            print::line(print::json(&message)?)?;
         }
     } else {
         let response = client.unary(request, path, codec).await.map_err(|status| print::error(&status))?;
-        println!("{}", print::json(response.get_ref())?);
+        print::line(print::json(response.get_ref())?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

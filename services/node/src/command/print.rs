@@ -1,5 +1,7 @@
 //! How things are shown to people and machines.
 
+use std::io::Write as _;
+
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use tonic::Status;
@@ -15,12 +17,31 @@ pub(super) fn dynamic(message: &impl Message, descriptor: MessageDescriptor) -> 
     Ok(DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?)
 }
 
+/// Writes a line to standard output.
+pub(super) fn line(text: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{text}")
+}
+
+/// An error and its causes, without those that an outer one has told already.
+pub(super) fn chain(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words.push_str(": ");
+            words.push_str(&cause);
+        }
+    }
+    words
+}
+
 /// A status in words, with the fields that it complains about.
 pub(super) fn error(status: &Status) -> anyhow::Error {
     let details = status.get_error_details();
     let mut words = format!("{}: {}", runmesh_rpc::status::code_name(status.code()), status.message());
     for violation in details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default() {
-        words.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+        if !words.contains(&violation.description) {
+            words.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+        }
     }
     anyhow::Error::msg(words)
 }

@@ -141,19 +141,18 @@ where
                         anyhow::bail!("stopped before the script had ended");
                     }
                     asked_to_stop = true;
-                    let cancel = CancelExecutionRequest {
-                        execution_id: execution_id.clone(),
-                        reason: "interrupted at the terminal".to_owned(),
-                    };
-                    // It may have ended in this moment; the stream tells.
-                    let _ = client.cancel_execution(cancel).await;
+                    cancel(&mut client, &execution_id, "interrupted at the terminal").await;
                     continue;
                 }
             };
             match next {
                 Ok(Some(response)) => {
                     cursor.clone_from(&response.cursor);
-                    show(&response, as_json)?;
+                    if let Err(error) = show(&response, as_json) {
+                        // Nobody reads the output any more.
+                        cancel(&mut client, &execution_id, "the output is not read").await;
+                        return Err(error);
+                    }
                     if let Some(Item::End(end)) = response.item {
                         return Ok(verdict(&end.execution.unwrap_or_default(), as_json));
                     }
@@ -167,12 +166,26 @@ where
     }
 }
 
+/// Asks for the end of the script. It may have ended in this moment; the stream tells.
+async fn cancel<T>(client: &mut ExecutionServiceClient<T>, execution_id: &str, reason: &str)
+where
+    T: GrpcService<Body>,
+    T::Error: Into<StdError>,
+    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as http_body::Body>::Error: Into<StdError> + Send,
+{
+    let request = CancelExecutionRequest { execution_id: execution_id.to_owned(), reason: reason.to_owned() };
+    if let Err(status) = client.cancel_execution(request).await {
+        tracing::debug!(execution_id, %status, "not cancelled");
+    }
+}
+
 fn show(response: &WatchExecutionResponse, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         let descriptor = runmesh_proto::descriptors()
             .get_message_by_name("runmesh.execution.v1.WatchExecutionResponse")
             .context("the contract has no WatchExecutionResponse")?;
-        println!("{}", print::json(&print::dynamic(response, descriptor)?)?);
+        print::line(print::json(&print::dynamic(response, descriptor)?)?)?;
         return Ok(());
     }
     let Some(Item::Event(event)) = &response.item else { return Ok(()) };

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::print;
 use crate::{
     Config, Environment, Listeners, Node, Roles,
     cli::{ConfigArgs, DevArgs, ServeArgs},
@@ -55,7 +56,8 @@ async fn host(args: &DevArgs, environment: &Environment, roles: &Roles) -> anyho
             "drift"
         );
     }
-    announce(args.json, &node, roles);
+    // A node whose output nobody reads runs all the same.
+    let _ = announce(args.json, &node, roles);
     let result = tokio::select! {
         () = stop.asked() => Ok(ExitCode::SUCCESS),
         error = node.failed() => Err(error.into()),
@@ -89,19 +91,19 @@ impl Stop {
     }
 }
 
-fn announce(as_json: bool, node: &Node, roles: &Roles) {
+fn announce(as_json: bool, node: &Node, roles: &Roles) -> std::io::Result<()> {
     let http = node.http_address().map(|address| format!("http://{address}"));
     let grpc = node.grpc_address().map(|address| address.to_string());
     if as_json {
-        println!("{}", json!({ "grpc": grpc, "http": http }));
-        return;
+        print::line(json!({ "grpc": grpc, "http": http }))?;
+        return Ok(());
     }
-    println!("runmesh {} is ready ({roles})", env!("CARGO_PKG_VERSION"));
+    print::line(format_args!("runmesh {} is ready ({roles})", env!("CARGO_PKG_VERSION")))?;
     if let Some(http) = http {
-        println!("  page and API  {http}/");
+        print::line(format_args!("  page and API  {http}/"))?;
     }
     if let Some(grpc) = grpc {
-        println!("  gRPC          {grpc}");
+        print::line(format_args!("  gRPC          {grpc}"))?;
     }
-    println!("Ctrl-C ends it.");
+    print::line("Ctrl-C ends it.")
 }

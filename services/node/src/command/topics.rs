@@ -6,7 +6,7 @@ use runmesh_events::Catalog;
 use runmesh_store::{SqliteStore, sqlite::SqliteConfig};
 use serde_json::json;
 
-use super::serve::settings;
+use super::{print, serve::settings};
 use crate::{
     Environment, bus,
     cli::{TopicsAction, TopicsArgs},
@@ -14,13 +14,13 @@ use crate::{
 
 pub(super) async fn topics(args: TopicsArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
     match args.action {
-        TopicsAction::List => list(args.json),
+        TopicsAction::List => list(args.json)?,
         TopicsAction::Check => return check(args, environment).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(as_json: bool) {
+fn list(as_json: bool) -> std::io::Result<()> {
     let topics = Catalog::get().topics();
     if as_json {
         let topics: Vec<_> = topics
@@ -36,22 +36,26 @@ fn list(as_json: bool) {
                 })
             })
             .collect();
-        println!("{}", json!(topics));
-        return;
+        print::line(json!(topics))?;
+        return Ok(());
     }
-    println!("{:<36} {:>10} {:>10}  {:<10} STREAMED", "TOPIC", "PARTITIONS", "RETENTION", "RETRIES");
+    print::line(format_args!("{:<36} {:>10} {:>10}  {:<10} STREAMED", "TOPIC", "PARTITIONS", "RETENTION", "RETRIES"))?;
     for topic in topics {
         let retries = topic.retry_preset.as_str_name().trim_start_matches("RETRY_PRESET_").to_lowercase();
         let days = format!("{} d", topic.retention.as_secs() / 86_400);
         let streamed = if topic.streamable { "yes" } else { "no" };
-        println!("{:<36} {:>10} {:>10}  {:<10} {streamed}", topic.name, topic.partitions, days, retries);
+        print::line(format_args!(
+            "{:<36} {:>10} {:>10}  {:<10} {streamed}",
+            topic.name, topic.partitions, days, retries
+        ))?;
     }
+    Ok(())
 }
 
 async fn check(args: TopicsArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = settings(&args.config, environment, None)?;
     if !bus::is_remote(&config.bus) {
-        println!("the bus is embedded: its topics are the catalog's");
+        print::line(format_args!("the bus is embedded: its topics are the catalog's"))?;
         return Ok(ExitCode::SUCCESS);
     }
     // A bus is opened over a store; this one is only there for that.
@@ -60,17 +64,20 @@ async fn check(args: TopicsArgs, environment: &Environment) -> anyhow::Result<Ex
     let bus = bus::open(&config.bus, &config.node, &store)?;
     let report = bus.check_topics(Catalog::get().topics()).await?;
     for topic in &report.created {
-        println!("{topic}: missing");
+        print::line(format_args!("{topic}: missing"))?;
     }
     for topic in &report.grown {
-        println!("{topic}: too few partitions");
+        print::line(format_args!("{topic}: too few partitions"))?;
     }
     for drift in &report.drift {
-        println!("{}: {} is {}, the catalog says {}", drift.topic, drift.setting, drift.found, drift.wanted);
+        print::line(format_args!(
+            "{}: {} is {}, the catalog says {}",
+            drift.topic, drift.setting, drift.found, drift.wanted
+        ))?;
     }
     let clean = report.created.is_empty() && report.grown.is_empty() && report.drift.is_empty();
     if clean {
-        println!("all {} topics are as the catalog says", Catalog::get().topics().len());
+        print::line(format_args!("all {} topics are as the catalog says", Catalog::get().topics().len()))?;
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

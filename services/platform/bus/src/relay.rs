@@ -19,7 +19,7 @@ use crate::{Attempt, Bus, BusError, DeadLetter, Delivery, Lane, Record};
 pub const RELAY: GroupName = GroupName::new("relay");
 
 /// How many events are published together.
-const BATCH: usize = 1_024;
+const BATCH: usize = 128;
 
 /// The first and the greatest wait before a publish is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));

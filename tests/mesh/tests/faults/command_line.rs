@@ -3,8 +3,9 @@
 use std::{fs, path::Path, process::Output, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use runmesh_mesh_tests::{Mesh, binary};
+use runmesh_mesh_tests::{Mark, Mesh, binary};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -126,4 +127,36 @@ async fn call_reaches_every_method_and_names_the_bad_field() -> anyhow::Result<(
     ensure!(!output.status.success(), "it ended with {}", output.status);
     ensure!(text(&output.stderr).contains("execution_id"), "{}", text(&output.stderr));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_ends_the_command_and_the_script_without_a_panic() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mark = Mark::new("reader");
+    fs::write(
+        folder.path().join("endless.py"),
+        "import time\nwhile True:\n    print('on', flush=True)\n    time.sleep(0.02)\n",
+    )?;
+    let variables: Vec<String> =
+        mark.environment().iter().map(|(name, value)| format!("--env={name}={value}")).collect();
+    let run: Vec<&str> =
+        ["run"].into_iter().chain(variables.iter().map(String::as_str)).chain(["endless.py"]).collect();
+    for arguments in [["topics"].as_slice(), &run] {
+        let mut child = tokio::process::Command::new(binary()?)
+            .args(arguments)
+            .current_dir(folder.path())
+            .env("HOME", folder.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut output = BufReader::new(child.stdout.take().context("no output")?);
+        output.read_line(&mut String::new()).await?;
+        drop(output);
+        let ended = tokio::time::timeout(BOUND, child.wait_with_output());
+        let ended = ended.await.with_context(|| format!("{arguments:?} did not end"))??;
+        ensure!(!text(&ended.stderr).contains("panicked"), "{arguments:?}: {}", text(&ended.stderr));
+    }
+    mark.gone().await
 }
