@@ -1,6 +1,6 @@
 //! From an HTTP request to the RPC and back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
@@ -31,6 +31,8 @@ use crate::{
 
 /// The greatest size of a response message.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
+/// How long a request's body may take to come.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Where an EventSource sends its last cursor when it comes back.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Where an EventSource, which can't set headers, may have its token.
@@ -122,7 +124,10 @@ impl Call<'_> {
         if http_body::Body::size_hint(&body).lower() > limit as u64 {
             return Err(too_large());
         }
-        to_bytes(body, limit).await.map_err(|error| {
+        let whole = tokio::time::timeout(BODY_PATIENCE, to_bytes(body, limit)).await.map_err(|_| {
+            Problem::from_status(&status::deadline_exceeded("the body did not come to its end in time"))
+        })?;
+        whole.map_err(|error| {
             let inner = error.into_inner();
             if !inner.is::<LengthLimitError>() {
                 return Problem::from_status(&status::invalid_argument("body", "could not be read to its end"));

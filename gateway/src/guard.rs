@@ -9,7 +9,8 @@ use crate::{config::GatewayConfig, problem::Problem};
 
 /// Refuses requests that a page of a foreign site could have caused.
 pub(crate) fn check(config: &GatewayConfig, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    // What is not text is some name, but none that is served.
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     // HTTP/2 has the host in the target.
     let host = text(HOST).or_else(|| uri.authority().map(|authority| authority.as_str()));
     if let Some(host) = host

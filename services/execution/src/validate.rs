@@ -19,6 +19,8 @@ const MAX_ENTRIES_BYTES: usize = 64 << 10;
 const MAX_LABELS: (usize, usize) = (32, 63);
 /// The greatest number of bytes in a path.
 const MAX_PATH_BYTES: usize = 255;
+/// The greatest number of parts of a path.
+const MAX_PATH_PARTS: usize = 32;
 
 /// Checks a spec, fills in every default, and finds its runtime.
 pub(crate) fn spec(
@@ -28,7 +30,7 @@ pub(crate) fn spec(
 ) -> Result<(ExecutionSpec, Runtime), ExecutionError> {
     let mut violations = Vec::new();
     let runtime = runtime(&spec, runtimes, &mut violations);
-    sources(&spec, config, &mut violations);
+    sources(&spec, runtime.as_ref(), config, &mut violations);
     arguments(&spec, &mut violations);
     labels(&spec, &mut violations);
     let limits = limits(&spec.limits.unwrap_or_default(), config, &mut violations);
@@ -73,7 +75,7 @@ fn runtime(spec: &ExecutionSpec, runtimes: &dyn Runtimes, violations: &mut Vec<V
     None
 }
 
-fn sources(spec: &ExecutionSpec, config: &ExecutionConfig, violations: &mut Vec<Violation>) {
+fn sources(spec: &ExecutionSpec, runtime: Option<&Runtime>, config: &ExecutionConfig, violations: &mut Vec<Violation>) {
     if spec.script.is_empty() && spec.files.is_empty() {
         violations.push(Violation::new("spec.script", "is empty and there are no files: there is nothing to run"));
     }
@@ -105,14 +107,25 @@ fn sources(spec: &ExecutionSpec, config: &ExecutionConfig, violations: &mut Vec<
             Ok(()) => {}
         }
     }
+    if !spec.entrypoint.is_empty() {
+        entrypoint(spec, &seen, violations);
+    } else if let Some(runtime) = runtime.filter(|_| !spec.script.is_empty()) {
+        // The script is a file too, under the language's own name.
+        if !seen.insert(&runtime.file_name) {
+            violations.push(Violation::new(
+                "spec.files",
+                format!("{:?} is the file of the script; name another in entrypoint", runtime.file_name),
+            ));
+        }
+    }
+    if !spec.script.is_empty() && !spec.entrypoint.is_empty() {
+        seen.insert(&spec.entrypoint);
+    }
     if let Some((inner, outer)) = seen.iter().find_map(|path| {
         let outer = path.match_indices('/').map(|(end, _)| &path[..end]).find(|folder| seen.contains(folder))?;
         Some((path, outer))
     }) {
         violations.push(Violation::new("spec.files", format!("{outer:?} is a file and the folder of {inner:?}")));
-    }
-    if !spec.entrypoint.is_empty() {
-        entrypoint(spec, &seen, violations);
     }
 }
 
@@ -133,6 +146,9 @@ fn path(path: &str) -> Result<(), String> {
     }
     if path.len() > MAX_PATH_BYTES {
         return Err(format!("has {} bytes; the most is {MAX_PATH_BYTES}", path.len()));
+    }
+    if path.split('/').count() > MAX_PATH_PARTS {
+        return Err(format!("{path:?} has more than {MAX_PATH_PARTS} parts"));
     }
     if path.starts_with('/') {
         return Err(format!("{path:?} is absolute"));
@@ -233,7 +249,10 @@ fn limits(asked: &Limits, config: &ExecutionConfig, violations: &mut Vec<Violati
             wall_time
         }
         Some((malformed, None)) => {
-            violations.push(Violation::new("spec.limits.wall_time", format!("{malformed} is negative or malformed")));
+            violations.push(Violation::new(
+                "spec.limits.wall_time",
+                format!("{} s and {} ns is negative or malformed", malformed.seconds, malformed.nanos),
+            ));
             config.default_limits.wall_time
         }
     };

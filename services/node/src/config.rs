@@ -14,6 +14,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::Environment;
 
+/// Settings that are lists: one text with commas stands for all values.
+const LISTS: [&str; 2] = ["gateway.cors_origins", "gateway.allowed_hosts"];
+
+/// What stands before the name of a property of the Kafka client.
+const PROPERTIES: &str = "bus.properties.";
+
+/// The shortest heartbeat.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -228,32 +237,55 @@ impl Default for ShutdownConfig {
 }
 
 impl Config {
-    /// Reads the settings: defaults, then the file, then the environment, then the overrides (`key=value`).
+    /// Reads the settings: defaults (those given here before the built-in ones), then the file, then the environment, then
+    /// the overrides (`key=value`).
     ///
     /// # Errors
     /// When a source can't be read, a setting is unknown, or a value can't work; the error names the setting.
-    pub fn load(file: Option<&Path>, environment: &Environment, overrides: &[String]) -> Result<Self, ConfigError> {
+    pub fn load(
+        file: Option<&Path>,
+        environment: &Environment,
+        overrides: &[String],
+        defaults: &[(&str, &str)],
+    ) -> Result<Self, ConfigError> {
+        if let Some(name) = environment.unreadable.first() {
+            return Err(ConfigError::Setting { key: "environment", reason: format!("{name} is not UTF-8") });
+        }
         let mut builder = config::Config::builder();
+        for (key, value) in defaults {
+            builder = builder.set_default(*key, *value)?;
+        }
         if let Some(file) = file {
             builder = builder.add_source(config::File::from(file).format(FileFormat::Toml));
         }
-        let variables = config::Environment::with_prefix("RUNMESH")
-            .prefix_separator("_")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .with_list_parse_key("gateway.cors_origins")
-            .with_list_parse_key("gateway.allowed_hosts")
-            .source(Some(environment.settings.clone().into_iter().collect()));
-        builder = builder.add_source(variables);
+        let mut assignments: Vec<(String, &str)> = environment
+            .settings
+            .iter()
+            .map(|(name, value)| {
+                (name.trim_start_matches("RUNMESH_").to_lowercase().replace("__", "."), value.as_str())
+            })
+            .collect();
         for entry in overrides {
             let (key, value) = entry.split_once('=').ok_or_else(|| ConfigError::Setting {
                 key: "--set",
                 reason: format!("{entry:?} is not of the form key=value"),
             })?;
-            builder = builder.set_override(key, value)?;
+            assignments.push((key.to_owned(), value));
         }
-        let config: Self = builder.build()?.try_deserialize()?;
+        // A property's name has dots of its own, so it can't be a path of settings.
+        let mut properties = Map::new();
+        for (key, value) in assignments {
+            if let Some(property) = key.strip_prefix(PROPERTIES) {
+                properties.insert(property.to_owned(), value.to_owned());
+            } else if LISTS.contains(&key.as_str()) {
+                let values: Vec<&str> = value.split(',').map(str::trim).filter(|value| !value.is_empty()).collect();
+                builder = builder.set_override(key, values)?;
+            } else {
+                builder = builder.set_override(key, value)?;
+            }
+        }
+        let mut config: Self = builder.build()?.try_deserialize()?;
+        config.bus.properties.extend(properties);
         config.check()
     }
 
@@ -271,6 +303,9 @@ impl Config {
         }
         if self.bus.uri != "embedded" && !self.bus.uri.starts_with("kafka://") {
             return refuse("bus.uri", format!("{:?} is neither embedded nor kafka://HOST:PORT", self.bus.uri));
+        }
+        if self.gateway.heartbeat < SHORTEST_HEARTBEAT {
+            return refuse("gateway.heartbeat", "is less than 100ms".to_owned());
         }
         let (default, maximum) = (&self.execution.default_limits, &self.execution.maximum_limits);
         let within = default.wall_time <= maximum.wall_time
@@ -316,7 +351,7 @@ mod tests {
         let settings = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let environment = Environment { settings, ..Environment::default() };
         let overrides: Vec<String> = overrides.iter().map(|entry| (*entry).to_owned()).collect();
-        Config::load(file.map(|_| path.as_path()), &environment, &overrides)
+        Config::load(file.map(|_| path.as_path()), &environment, &overrides, &[("log.filter", "error")])
     }
 
     #[test]
@@ -331,6 +366,23 @@ mod tests {
         assert_eq!(environment.gateway.cors_origins, ["http://a", "http://b"]);
         let flags = load(Some(file), &variables, &["scheduler.slots=3"]).unwrap();
         assert_eq!(flags.scheduler.slots, 3);
+    }
+
+    #[test]
+    fn values_are_taken_as_they_are_written() {
+        for token in ["0012345678901234567", "12345678901234e5", "123456789012345678901234"] {
+            let config = load(None, &[("RUNMESH_AUTH__TOKEN", token)], &[]).unwrap();
+            assert_eq!(config.auth.token.as_deref(), Some(token));
+        }
+        let overrides = ["gateway.cors_origins=https://a, https://b", "bus.properties.security.protocol=ssl"];
+        let config = load(None, &[], &overrides).unwrap();
+        assert_eq!(config.gateway.cors_origins, ["https://a", "https://b"]);
+        assert_eq!(config.bus.properties.get("security.protocol").map(String::as_str), Some("ssl"));
+        assert_eq!(config.log.filter, "error", "the default that was given");
+        assert!(load(None, &[], &["gateway.heartbeat=0s"]).is_err());
+        let unreadable = Environment { unreadable: vec!["RUNMESH_AUTH__TOKEN".to_owned()], ..Environment::default() };
+        let words = Config::load(None, &unreadable, &[], &[]).unwrap_err().to_string();
+        assert!(words.contains("RUNMESH_AUTH__TOKEN"), "{words}");
     }
 
     #[test]

@@ -6,13 +6,16 @@ use std::{collections::HashMap, ffi::OsString, path::PathBuf};
 const PREFIX: &str = "RUNMESH_";
 
 /// Variables with the prefix that are no settings.
-const OTHERS: [&str; 2] = ["RUNMESH_CONFIG", "RUNMESH_EXECUTION_ID"];
+const OTHERS: [&str; 5] =
+    ["RUNMESH_CONFIG", "RUNMESH_SERVER", "RUNMESH_TOKEN", "RUNMESH_EXECUTION_ID", "RUNMESH_RUN_FOLDER"];
 
 /// The parts of the process's environment that the node uses.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// Settings: `RUNMESH_GRPC__LISTEN` is the setting `grpc.listen`.
     pub settings: HashMap<String, String>,
+    /// The names of settings whose values are not text.
+    pub unreadable: Vec<String>,
     /// Where programs are found.
     pub path: OsString,
     /// The home folder.
@@ -25,12 +28,20 @@ impl Environment {
     /// Reads it. To be called by `main` alone.
     pub fn of_process() -> Self {
         let path_of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let settings = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with(PREFIX) && !OTHERS.contains(&name.as_str()))
-            .collect();
+        let (mut settings, mut unreadable) = (HashMap::new(), Vec::new());
+        for (name, value) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with(PREFIX) || OTHERS.contains(&name.as_str()) {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => drop(settings.insert(name, value)),
+                Err(_) => unreadable.push(name),
+            }
+        }
         Self {
             settings,
+            unreadable,
             path: std::env::var_os("PATH").unwrap_or_default(),
             home: path_of("HOME"),
             data_home: path_of("XDG_DATA_HOME"),

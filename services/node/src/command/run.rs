@@ -4,6 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     path::Path,
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -19,6 +20,7 @@ use runmesh_proto::{
     },
 };
 use runmesh_runner::{Runtimes, Search};
+use tokio::time::sleep;
 use tonic::{body::Body, client::GrpcService, codegen::StdError, service::interceptor::InterceptedService};
 
 use super::{
@@ -26,6 +28,10 @@ use super::{
     serve::{Stop, settings},
 };
 use crate::{Environment, Listeners, Node, Role, Roles, cli::RunArgs, telemetry::Telemetry};
+
+/// How long a node that went away is waited for, and the pause between two looks.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
 
 /// Exit codes beside the script's own, as those of `timeout` and of a shell.
 mod exit {
@@ -43,14 +49,11 @@ pub(super) async fn run(args: RunArgs, environment: &Environment) -> anyhow::Res
         return follow(client, spec, args.json, &mut stop).await;
     }
     // An own node, without listeners; its data goes with it unless a folder is named.
-    let mut config = settings(&args.config, environment, None)?;
+    let mut config = settings(&args.config, environment, None, &[("log.filter", "warn")])?;
     let folder;
     if config.data.as_os_str().is_empty() {
         folder = tempfile::Builder::new().prefix("runmesh-").tempdir()?;
         config.data = folder.path().to_owned();
-    }
-    if !args.config.overrides.iter().any(|entry| entry.starts_with("log.filter=")) {
-        config.log.filter = "warn".to_owned();
     }
     let telemetry = Telemetry::install(&config)?;
     let roles = Roles::of(Role::ALL.into_iter().filter(|role| *role != Role::Gateway));
@@ -130,9 +133,20 @@ where
     let execution_id = created.execution.unwrap_or_default().execution_id;
     let mut cursor = String::new();
     let mut asked_to_stop = false;
+    // When the node is given up that went away.
+    let mut give_up = Instant::now() + RECONNECT_PATIENCE;
     loop {
         let watch = WatchExecutionRequest { execution_id: execution_id.clone(), cursor: cursor.clone() };
-        let mut events = client.watch_execution(watch).await.map_err(|status| print::error(&status))?.into_inner();
+        let mut events = match client.watch_execution(watch).await {
+            Ok(response) => response.into_inner(),
+            Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < give_up => {
+                tokio::select! {
+                    () = sleep(RECONNECT_PAUSE) => continue,
+                    () = stop.asked() => anyhow::bail!("stopped while the node was away; the script may go on there"),
+                }
+            }
+            Err(status) => return Err(print::error(&status)),
+        };
         loop {
             let next = tokio::select! {
                 next = events.try_next() => next,
@@ -148,6 +162,7 @@ where
             match next {
                 Ok(Some(response)) => {
                     cursor.clone_from(&response.cursor);
+                    give_up = Instant::now() + RECONNECT_PATIENCE;
                     if let Err(error) = show(&response, as_json) {
                         // Nobody reads the output any more.
                         cancel(&mut client, &execution_id, "the output is not read").await;
@@ -159,7 +174,10 @@ where
                 }
                 Ok(None) => anyhow::bail!("the stream ended without the script's end"),
                 // The node went away or was cut off: watch again from where the stream was.
-                Err(status) if status.code() == tonic::Code::Unavailable => break,
+                Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < give_up => {
+                    sleep(RECONNECT_PAUSE).await;
+                    break;
+                }
                 Err(status) => return Err(print::error(&status)),
             }
         }

@@ -26,6 +26,7 @@ pub(super) fn settings(
     args: &ConfigArgs,
     environment: &Environment,
     listen: Option<&DevArgs>,
+    defaults: &[(&str, &str)],
 ) -> anyhow::Result<Config> {
     let mut overrides = args.overrides.clone();
     if let Some(data) = &args.data {
@@ -37,11 +38,11 @@ pub(super) fn settings(
     if let Some(address) = listen.and_then(|listen| listen.http) {
         overrides.push(format!("http.listen={address}"));
     }
-    Ok(Config::load(args.config.as_deref(), environment, &overrides)?)
+    Ok(Config::load(args.config.as_deref(), environment, &overrides, defaults)?)
 }
 
 async fn host(args: &DevArgs, environment: &Environment, roles: &Roles) -> anyhow::Result<ExitCode> {
-    let config = settings(&args.config, environment, Some(args))?;
+    let config = settings(&args.config, environment, Some(args), &[])?;
     let telemetry = Telemetry::install(&config)?;
     let mut stop = Stop::listen()?;
     let listeners = Listeners::bind(&config, roles).await?;

@@ -53,7 +53,7 @@ fn list(as_json: bool) -> std::io::Result<()> {
 }
 
 async fn check(args: TopicsArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let config = settings(&args.config, environment, None)?;
+    let config = settings(&args.config, environment, None, &[])?;
     if !bus::is_remote(&config.bus) {
         print::line(format_args!("the bus is embedded: its topics are the catalog's"))?;
         return Ok(ExitCode::SUCCESS);

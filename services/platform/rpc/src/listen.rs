@@ -1,6 +1,6 @@
 //! Serves HTTP connections and ends them within a bound.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -12,6 +12,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -58,13 +59,18 @@ where
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
     let mut connections = JoinSet::new();
+    let room = Arc::new(Semaphore::new(most_connections()));
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, service.clone(), protocols, stop.clone()));
+            accepted = accept(&listener, &room) => match accepted {
+                Ok((stream, place)) => {
+                    let serving = serve_connection(stream, service.clone(), protocols, stop.clone());
+                    connections.spawn(async move {
+                        serving.await;
+                        drop(place);
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%address, %error, "can't accept a connection");
@@ -85,6 +91,44 @@ where
     Ok(())
 }
 
+/// Three quarters of the descriptors that this process may have: the rest is for the store, scripts and the bus.
+fn most_connections() -> usize {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).clamp(16, Semaphore::MAX_PERMITS)
+}
+
+/// Accepts a connection when there is room for one more. Cancel-safe.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+/// Waits until a client has said enough to tell its protocol: the preface of HTTP/2, or the least request of HTTP/1. A
+/// client that does not say so much in time keeps no connection.
+async fn has_begun(stream: &TcpStream, protocols: Protocols) -> bool {
+    const LEAST_HTTP_1: usize = 18;
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let begun = async {
+        let mut first = [0; PREFACE.len()];
+        loop {
+            let seen = stream.peek(&mut first).await.ok()?;
+            let least = if protocols == Protocols::Http2 || PREFACE.starts_with(&first[..seen.min(3)]) {
+                PREFACE.len()
+            } else {
+                LEAST_HTTP_1
+            };
+            match seen {
+                0 => return None,
+                seen if seen >= least => return Some(()),
+                // What is there already does not wake anyone again.
+                _ => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    timeout(HEADER_READ_TIMEOUT, begun).await.ok().flatten().is_some()
+}
+
 async fn serve_connection<S, B>(stream: TcpStream, service: S, protocols: Protocols, stop: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -92,6 +136,9 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    if stop.run_until_cancelled(has_begun(&stream, protocols)).await != Some(true) {
+        return;
+    }
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "can't set TCP_NODELAY");
     }

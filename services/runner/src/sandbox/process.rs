@@ -132,7 +132,7 @@ impl Sandbox for ProcessSandbox {
     async fn recover(&self) -> Result<Recovered, SandboxError> {
         let root = self.config.root.clone();
         blocking(move || {
-            let processes = leftovers::kill(&root, None);
+            let processes = leftovers::kill(&root, None, 0);
             let folders = folder::remove_all(&root)?;
             Ok(Recovered { processes, folders })
         })

@@ -19,11 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Kills every process of a script with a folder in `root`, of one run if its folder is given. Blocks until none is
 /// left. Returns how many there were.
-pub(super) fn kill(root: &Path, run: Option<&Path>) -> usize {
+///
+/// Of a run whose main process has the id `main`, only processes that were started after it are looked at: those with
+/// greater ids. One behind a turn of the ids is found at the next start of the node.
+pub(super) fn kill(root: &Path, run: Option<&Path>, main: u32) -> usize {
     let since = Instant::now();
     let mut killed = std::collections::HashSet::new();
     loop {
-        let found = find(root, run);
+        let found = find(root, run, main);
         if found.is_empty() || since.elapsed() > PATIENCE {
             if !found.is_empty() {
                 tracing::warn!(processes = found.len(), "processes of scripts are left behind");
@@ -50,10 +53,11 @@ fn end(root: &Path, run: Option<&Path>, pid: Pid) {
     rustix::process::pidfd_send_signal(&handle, Signal::KILL).ok();
 }
 
-fn find(root: &Path, run: Option<&Path>) -> Vec<Pid> {
+fn find(root: &Path, run: Option<&Path>, main: u32) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid > main))
         .filter_map(Pid::from_raw)
         .filter(|pid| is_marked(root, run, *pid))
         .collect()

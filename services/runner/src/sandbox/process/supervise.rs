@@ -125,13 +125,11 @@ impl Supervisor {
         };
         tracing::debug!(execution_id = %self.execution_id, ending = ?outcome.ending, ?wall, "a script ended");
 
-        // A pipe that nobody of the group holds any more, and that is open all the same, is held by one that left it.
-        let escaped = self.stdout.was_cut() || self.stderr.was_cut();
+        // The group is gone; what left it is found by its environment.
         let (folder, root, execution_id) = (self.folder, self.config.root.clone(), self.execution_id);
+        let main = self.child.pid();
         let cleaned = blocking(move || {
-            if escaped {
-                leftovers::kill(&root, Some(folder.path()));
-            }
+            leftovers::kill(&root, Some(folder.path()), main);
             if let Err(error) = folder.remove() {
                 tracing::warn!(execution_id, %error, "a working folder is left behind");
             }
