@@ -91,10 +91,11 @@ where
     Ok(())
 }
 
-/// Three quarters of the descriptors that this process may have: the rest is for the store, scripts and the bus.
+/// Three eighths of the descriptors that this process may have: a node has two listeners, and the rest is for the store,
+/// scripts and the bus.
 fn most_connections() -> usize {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
-    usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).clamp(16, Semaphore::MAX_PERMITS)
+    usize::try_from(descriptors / 8 * 3).unwrap_or(usize::MAX).clamp(16, Semaphore::MAX_PERMITS)
 }
 
 /// Accepts a connection when there is room for one more. Cancel-safe.

@@ -135,6 +135,18 @@ async fn a_child_that_left_the_group_and_floods_the_pipe_does_not_hold_the_run()
 }
 
 #[tokio::test]
+async fn a_child_that_left_the_group_and_the_pipes_ends_with_the_run() {
+    let harness = Harness::new();
+    let script = "setsid bash -c 'echo $$ > escaped; exec sleep 1000' </dev/null >/dev/null 2>&1 &
+        while [ ! -s escaped ]; do :; done; cat escaped";
+    let finished = harness.run(bash(script)).await;
+    assert_exited(&finished, 0);
+    let escaped: u32 = String::from_utf8(finished.stdout).unwrap().trim().parse().unwrap();
+    until("the escaped child should be gone", || !is_alive(escaped)).await;
+    until("the folder should be gone", || harness.folders().is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_script_that_closes_its_output_is_still_awaited() {
     let finished = Harness::new().run(bash("echo out; exec >&- 2>&-; sleep 0.05; exit 4")).await;
     assert_exited(&finished, 4);

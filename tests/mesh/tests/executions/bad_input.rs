@@ -134,6 +134,23 @@ async fn a_path_that_climbs_out_is_refused() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_in_the_way_of_the_script_or_of_each_other_are_refused() -> anyhow::Result<()> {
+    let behind_a_file = ExecutionSpec { entrypoint: "a/b.py".to_owned(), ..with_file("a") };
+    let deep = vec!["a"; 40].join("/");
+    all_refused([
+        (with_file("main.py"), "spec.files"),
+        (behind_a_file, "spec.files"),
+        (with_file(&deep), "spec.files[0].path"),
+    ])
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn durations_at_the_ends_of_their_range_are_refused() -> anyhow::Result<()> {
+    all_refused([i64::MIN, i64::MAX].map(|number| (with_limits(seconds(number)), "spec.limits.wall_time"))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_bad_fields_are_all_named() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
     let client = mesh.client().await?;
