@@ -32,14 +32,24 @@ impl Cluster {
         let (end, ended) = mpsc::channel::<()>();
         // Its handle can't leave the thread that made it.
         let thread = thread::spawn(move || {
-            let cluster = MockCluster::new(1).unwrap();
-            for topic in Catalog::get().topics() {
-                cluster.create_topic(&topic.name, topic.partitions, 1).unwrap();
-            }
-            tell.send(cluster.bootstrap_servers()).unwrap();
+            let made = MockCluster::new(1).and_then(|cluster| {
+                for topic in Catalog::get().topics() {
+                    cluster.create_topic(&topic.name, topic.partitions, 1)?;
+                }
+                Ok(cluster)
+            });
+            // The cluster lives as long as this thread keeps it.
+            let (_cluster, told) = match made {
+                Ok(cluster) => {
+                    let brokers = cluster.bootstrap_servers();
+                    (Some(cluster), Ok(brokers))
+                }
+                Err(error) => (None, Err(error)),
+            };
+            tell.send(told).ok();
             ended.recv().ok();
         });
-        let brokers = brokers.recv_timeout(PATIENCE).context("the mock cluster did not start")?;
+        let brokers = brokers.recv_timeout(PATIENCE).context("the mock cluster did not start")??;
         Ok(Self { brokers, end: Some(end), thread: Some(thread) })
     }
 }
@@ -53,8 +63,15 @@ impl Drop for Cluster {
     }
 }
 
-/// The first record of a topic, as a consumer without Runmesh's code sees it: key, headers, value.
-fn foreign(brokers: &str, topic: &str) -> anyhow::Result<(String, Vec<(String, String)>, Vec<u8>)> {
+/// A record as a consumer without Runmesh's code sees it.
+struct Foreign {
+    key: String,
+    headers: Vec<(String, String)>,
+    value: Vec<u8>,
+}
+
+/// The first record of a topic.
+fn foreign(brokers: &str, topic: &str) -> anyhow::Result<Foreign> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "foreign")
@@ -71,9 +88,11 @@ fn foreign(brokers: &str, topic: &str) -> anyhow::Result<(String, Vec<(String, S
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers = record.headers().context("no headers")?;
-    let headers =
-        headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect();
-    Ok((text(record.key().context("no key")?), headers, record.payload().context("no value")?.to_vec()))
+    Ok(Foreign {
+        key: text(record.key().context("no key")?),
+        headers: headers.iter().map(|one| (one.key.to_owned(), text(one.value.unwrap_or_default()))).collect(),
+        value: record.payload().context("no value")?.to_vec(),
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +107,8 @@ async fn a_mesh_on_the_kafka_bus_runs_scripts_and_foreign_consumers_understand_i
     client.run(bash("exit 3")).await?;
 
     let brokers = cluster.brokers.clone();
-    let (key, headers, value) = tokio::task::spawn_blocking(move || foreign(&brokers, "execution_completed")).await??;
+    let Foreign { key, headers, value } =
+        tokio::task::spawn_blocking(move || foreign(&brokers, "execution_completed")).await??;
     assert_eq!(key, id);
     let header = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     assert_eq!(header("ce_specversion"), Some("1.0"));
