@@ -21,7 +21,9 @@ use runmesh_proto::{
 };
 use runmesh_runner::{Runtimes, Search};
 use tokio::time::sleep;
-use tonic::{body::Body, client::GrpcService, codegen::StdError, service::interceptor::InterceptedService};
+use tonic::{
+    Code, Status, body::Body, client::GrpcService, codegen::StdError, service::interceptor::InterceptedService,
+};
 
 use super::{
     connect, print,
@@ -133,18 +135,19 @@ where
     let execution_id = created.execution.unwrap_or_default().execution_id;
     let mut cursor = String::new();
     let mut asked_to_stop = false;
-    // When the node is given up that went away.
-    let mut give_up = Instant::now() + RECONNECT_PATIENCE;
+    // When the node that is away is given up. `None`: it is there.
+    let mut give_up = None;
     loop {
+        if give_up.is_some() {
+            tokio::select! {
+                () = sleep(RECONNECT_PAUSE) => {}
+                () = stop.asked() => anyhow::bail!("stopped while the node was away; the script may go on there"),
+            }
+        }
         let watch = WatchExecutionRequest { execution_id: execution_id.clone(), cursor: cursor.clone() };
         let mut events = match client.watch_execution(watch).await {
             Ok(response) => response.into_inner(),
-            Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < give_up => {
-                tokio::select! {
-                    () = sleep(RECONNECT_PAUSE) => continue,
-                    () = stop.asked() => anyhow::bail!("stopped while the node was away; the script may go on there"),
-                }
-            }
+            Err(status) if may_return(&status, &mut give_up) => continue,
             Err(status) => return Err(print::error(&status)),
         };
         loop {
@@ -162,7 +165,7 @@ where
             match next {
                 Ok(Some(response)) => {
                     cursor.clone_from(&response.cursor);
-                    give_up = Instant::now() + RECONNECT_PATIENCE;
+                    give_up = None;
                     if let Err(error) = show(&response, as_json) {
                         // Nobody reads the output any more.
                         cancel(&mut client, &execution_id, "the output is not read").await;
@@ -174,14 +177,17 @@ where
                 }
                 Ok(None) => anyhow::bail!("the stream ended without the script's end"),
                 // The node went away or was cut off: watch again from where the stream was.
-                Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < give_up => {
-                    sleep(RECONNECT_PAUSE).await;
-                    break;
-                }
+                Err(status) if may_return(&status, &mut give_up) => break,
                 Err(status) => return Err(print::error(&status)),
             }
         }
     }
+}
+
+/// Whether the node is only away, and not for too long: the patience begins when it is first missed.
+fn may_return(status: &Status, give_up: &mut Option<Instant>) -> bool {
+    status.code() == Code::Unavailable
+        && Instant::now() < *give_up.get_or_insert_with(|| Instant::now() + RECONNECT_PATIENCE)
 }
 
 /// Asks for the end of the script. It may have ended in this moment; the stream tells.

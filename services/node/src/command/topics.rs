@@ -55,7 +55,7 @@ fn list(as_json: bool) -> std::io::Result<()> {
 async fn check(args: TopicsArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = settings(&args.config, environment, None, &[])?;
     if !bus::is_remote(&config.bus) {
-        print::line(format_args!("the bus is embedded: its topics are the catalog's"))?;
+        print::line("the bus is embedded: its topics are the catalog's")?;
         return Ok(ExitCode::SUCCESS);
     }
     // A bus is opened over a store; this one is only there for that.
