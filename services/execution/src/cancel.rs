@@ -71,6 +71,7 @@ async fn record(
             reason: reason.to_owned(),
             cancelled_by: Some(caller.user_id.clone()).filter(|user| !user.is_empty()),
             force_terminated: false,
+            cases: None,
         };
         NewEvent::within(&loaded.first, PRODUCER, trace, cancelled)
     };

@@ -217,7 +217,7 @@ impl execution_service_server::ExecutionService for ExecutionService {
         &self,
         _request: Request<ListRuntimesRequest>,
     ) -> Result<Response<ListRuntimesResponse>, Status> {
-        Ok(Response::new(ListRuntimesResponse { runtimes: self.runtimes().list() }))
+        Ok(Response::new(ListRuntimesResponse { runtimes: self.runtimes().list(), ..Default::default() }))
     }
 
     async fn get_limits(&self, _request: Request<GetLimitsRequest>) -> Result<Response<GetLimitsResponse>, Status> {
@@ -228,6 +228,7 @@ impl execution_service_server::ExecutionService for ExecutionService {
             enforced: self.runtimes().enforced(),
             maximum_source_bytes: i64::try_from(config.maximum_source_bytes).unwrap_or(i64::MAX),
             maximum_files: i32::try_from(config.maximum_files).unwrap_or(i32::MAX),
+            ..GetLimitsResponse::default()
         }))
     }
 

@@ -42,8 +42,7 @@ pub(crate) fn to_request(
         environment: spec.environment,
         output_limit_bytes: limits.output_bytes,
         labels: spec.labels,
-        retry_of: String::new(),
-        request_id: String::new(),
+        ..ExecutionRequested::default()
     }
 }
 
@@ -66,5 +65,6 @@ pub(crate) fn of_request(request: &ExecutionRequested) -> ExecutionSpec {
         }),
         priority: request.priority,
         labels: request.labels.clone(),
+        ..ExecutionSpec::default()
     }
 }

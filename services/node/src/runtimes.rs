@@ -40,5 +40,6 @@ fn to_proto(runtime: &runmesh_runner::Runtime) -> Runtime {
         default: runtime.default,
         file_name: runtime.file_name.clone(),
         command: runtime.command.clone(),
+        compile_command: Vec::new(),
     }
 }

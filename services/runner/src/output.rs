@@ -65,6 +65,7 @@ fn piece(execution_id: &str, chunk: Chunk) -> Payload {
         stream: stream as i32,
         offset: i64::try_from(chunk.offset).unwrap_or(i64::MAX),
         data: chunk.data,
+        ..ExecutionOutput::default()
     }
     .into()
 }

@@ -91,7 +91,7 @@ impl Ended<'_> {
     fn completed(self, resource_usage: Option<ResourceUsage>) -> Payload {
         let (stdout, stderr) = self.tails.into_bytes();
         let execution_id = self.spec.execution_id.clone();
-        ExecutionCompleted { execution_id, exit_code: 0, resource_usage, stdout, stderr }.into()
+        ExecutionCompleted { execution_id, resource_usage, stdout, stderr, ..ExecutionCompleted::default() }.into()
     }
 
     fn failed(
@@ -110,6 +110,7 @@ impl Ended<'_> {
             resource_usage,
             stdout,
             stderr,
+            ..ExecutionFailed::default()
         }
         .into()
     }
@@ -122,6 +123,7 @@ impl Ended<'_> {
             resource_usage,
             stdout,
             stderr,
+            ..ExecutionTimeout::default()
         }
         .into()
     }
@@ -138,6 +140,7 @@ pub(crate) fn cancelled(execution_id: &str, request: CancelRequest, forced: bool
         reason: request.reason,
         cancelled_by: request.by,
         force_terminated: forced,
+        ..ExecutionCancelled::default()
     }
     .into()
 }
