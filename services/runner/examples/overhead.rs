@@ -9,8 +9,12 @@ use runmesh_runner::{Ending, Limits, ProcessConfig, ProcessSandbox, RunSpec, Run
 
 const RUNS: u32 = 500;
 
-#[tokio::main]
-async fn main() {
+fn main() {
+    runmesh_runner::run_sandbox_helper_if_asked();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(measure_all());
+}
+
+async fn measure_all() {
     let root = tempfile::tempdir().unwrap();
     let search = Search {
         path: std::env::var_os("PATH").unwrap_or_default(),
@@ -73,8 +77,11 @@ fn spec(command: &[&str], number: u32) -> RunSpec {
         limits: Limits {
             wall_time: Duration::from_secs(10),
             output_bytes: 1024 * 1024,
-            memory_bytes: None,
-            cpu_millis: None,
+            ..Limits::default()
         },
+        part: String::new(),
+        strict: false,
+        collect: None,
+        readable: Vec::new(),
     }
 }

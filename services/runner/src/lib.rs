@@ -16,9 +16,12 @@ mod service;
 mod verdict;
 
 pub use runtimes::{RegistryError, Runtime, Runtimes, Search, UnknownRuntime};
-pub use sandbox::process::{ProcessConfig, ProcessSandbox};
+pub use sandbox::process::helper::{
+    ARGUMENT as SANDBOX_HELPER_ARGUMENT, run_if_asked as run_sandbox_helper_if_asked,
+};
+pub use sandbox::process::{Avoid, HelperCommand, ProcessConfig, ProcessSandbox};
 pub use sandbox::{
-    Canceller, Chunk, Ending, Enforcement, Limit, Limits, Outcome, OutputStream, Recovered, Run, RunSpec, Sandbox,
+    Canceller, Chunk, Collect, Ending, Enforcement, Level, Limit, Limits, Outcome, OutputStream, Recovered, Run, RunSpec, Sandbox,
     SandboxError, SourceFile, Started, Usage,
 };
 pub use service::{GROUP, Runner};

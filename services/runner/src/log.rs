@@ -95,6 +95,11 @@ pub(crate) fn run_spec(request: &ExecutionRequested, attempt: u32) -> RunSpec {
             output_bytes: u64::try_from(request.output_limit_bytes).unwrap_or_default(),
             memory_bytes: request.memory_limit.parse().ok(),
             cpu_millis: request.cpu_limit.trim_end_matches('m').parse().ok(),
+            ..Limits::default()
         },
+        part: String::new(),
+        strict: false,
+        collect: None,
+        readable: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@
 //! everything that was made for it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -16,7 +17,7 @@ mod receipt;
 mod run;
 
 pub use error::{PathError, SandboxError};
-pub use receipt::{Enforcement, Limit};
+pub use receipt::{Enforcement, Level, Limit};
 pub use run::{Canceller, Demand, Run, RunSide};
 
 /// What to run, where everything has been decided: which interpreter, which files, which limits.
@@ -26,7 +27,10 @@ pub struct RunSpec {
     pub execution_id: String,
     /// Which attempt at it, from 1. One execution and attempt runs at most once at a time.
     pub attempt: u32,
-    /// The program by its absolute path, then its arguments.
+    /// Which of several runs of that attempt this is, such as `compile` or `case-17`: letters, digits and `-`, at most 32.
+    /// Parts of one attempt may run at the same time, each in a folder of its own. Empty: the only one.
+    pub part: String,
+    /// The program by its absolute path, or by one in the working folder that begins with `./`; then its arguments.
     pub command: Vec<String>,
     /// The files placed in the working folder before the start.
     pub files: Vec<SourceFile>,
@@ -36,6 +40,25 @@ pub struct RunSpec {
     pub environment: BTreeMap<String, String>,
     /// The limits asked for.
     pub limits: Limits,
+    /// Refuse to run where one of the limits can't be held to in full.
+    pub strict: bool,
+    /// Give back files of the working folder after a main process that exited with 0: what a compiler made.
+    pub collect: Option<Collect>,
+    /// Files and folders of this machine, by their real paths, that the program reads beside the system's own: the folder
+    /// of an interpreter, a compiler's cache. Shown read-only. One that is missing is left out.
+    pub readable: Vec<PathBuf>,
+}
+
+/// What of the working folder is given back. More than that is a failure of the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collect {
+    /// The folder below the working folder whose regular files are given back, those in folders below it too. Their paths
+    /// are those in the working folder, so that they can be the files of a next run.
+    pub folder: String,
+    /// The greatest number of files.
+    pub files: usize,
+    /// The greatest number of bytes of all files together.
+    pub bytes: u64,
 }
 
 /// A file of a script.
@@ -47,17 +70,41 @@ pub struct SourceFile {
     pub content: Bytes,
 }
 
-/// The limits asked for. Which of them hold is said by [`Outcome::receipt`].
+/// The limits asked for. Which of them hold is said by [`Outcome::receipt`]. `None`: the sandbox's own limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Wall-clock time from the start of the script.
     pub wall_time: Duration,
     /// Bytes of output, standard output and standard error together.
     pub output_bytes: u64,
-    /// Bytes of memory. `None`: the sandbox's own limit, if it has one.
+    /// Processor time of all processes together. `None`: no limit beyond `wall_time` and `cpu_millis`.
+    pub cpu_time: Option<Duration>,
+    /// Bytes of memory of all processes together, files in the working folder included.
     pub memory_bytes: Option<u64>,
-    /// Thousandths of a processor core. `None`: as above.
+    /// Thousandths of a processor core.
     pub cpu_millis: Option<u32>,
+    /// Processes and threads at once.
+    pub processes: Option<u32>,
+    /// Bytes of all files that the script makes.
+    pub disk_bytes: Option<u64>,
+    /// Bytes of any one file that the script writes.
+    pub file_bytes: Option<u64>,
+}
+
+impl Default for Limits {
+    /// A minute, 16 MiB of output, and the sandbox's own limits.
+    fn default() -> Self {
+        Limits {
+            wall_time: Duration::from_secs(60),
+            output_bytes: 16 << 20,
+            cpu_time: None,
+            memory_bytes: None,
+            cpu_millis: None,
+            processes: None,
+            disk_bytes: None,
+            file_bytes: None,
+        }
+    }
 }
 
 /// One of the two streams that a script writes to.
@@ -89,9 +136,12 @@ pub struct Started {
     pub pid: Option<u32>,
     /// When the script was started.
     pub at: SystemTime,
+    /// What was asked for and what holds.
+    pub receipt: Vec<Enforcement>,
 }
 
-/// How a run ended, on the evidence of the main process's wait status and of what the sandbox itself did.
+/// How a run ended, on the evidence of the main process's wait status, of the kernel's counters for the run, and of what
+/// the sandbox itself did.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The verdict.
@@ -100,6 +150,9 @@ pub struct Outcome {
     pub usage: Usage,
     /// What was asked for and what really held.
     pub receipt: Vec<Enforcement>,
+    /// The files of the working folder, in the order of their paths, if [`RunSpec::collect`] asked for them and the main
+    /// process exited with 0.
+    pub collected: Vec<SourceFile>,
 }
 
 /// The verdict of a run.
@@ -111,6 +164,23 @@ pub enum Ending {
     Signaled(i32),
     /// The wall-time limit was reached and the script was killed.
     TimedOut,
+    /// The processes used more processor time than their limit and were killed.
+    CpuTimedOut,
+    /// The memory limit was reached: the kernel killed a process for it (`evidence` says how that is known), and the main
+    /// process did not succeed.
+    OutOfMemory {
+        /// What tells it.
+        evidence: String,
+    },
+    /// The kernel refused processes or threads beyond the limit, and the main process did not succeed or went on asking.
+    ProcessLimit {
+        /// How many the kernel refused.
+        refused: u64,
+    },
+    /// A file would have been larger than the limit: SIGXFSZ ended the main process.
+    FileSizeLimit,
+    /// The working folder was full at the end, and the main process did not succeed.
+    DiskLimit,
     /// The script wrote more than its output limit and was killed. What it wrote up to the limit was delivered.
     OutputLimit,
     /// It was cancelled while it ran.
@@ -130,12 +200,13 @@ pub enum Ending {
 pub struct Usage {
     /// From the start of the main process to its end.
     pub wall: Duration,
-    /// Processor time in user mode, of the main process and those it waited for.
+    /// Processor time in user mode: of all processes where a cgroup counts it, otherwise of those that were waited for.
     pub cpu_user: Duration,
     /// Processor time in the kernel, of the same processes.
     pub cpu_system: Duration,
-    /// The greatest resident set seen, in bytes. `None`: it ended too soon to be measured.
-    pub peak_rss_bytes: Option<u64>,
+    /// The most memory in use at once, in bytes: of all processes where a cgroup counts it, otherwise of the largest one.
+    /// `None`: it could not be measured.
+    pub peak_memory_bytes: Option<u64>,
     /// Bytes delivered from standard output.
     pub stdout_bytes: u64,
     /// Bytes delivered from standard error.
@@ -157,8 +228,8 @@ pub trait Sandbox: Send + Sync + 'static {
     /// The backend's name, such as `process`.
     fn name(&self) -> &'static str;
 
-    /// What it enforces on this machine, and what it does not and why.
-    fn receipt(&self) -> &[Enforcement];
+    /// What it would enforce of these limits on this machine, and what it would not and why.
+    fn receipt(&self, limits: &Limits) -> Vec<Enforcement>;
 
     /// Starts a script. Must be called on a tokio runtime. If the call is dropped before it returns, nothing is left.
     ///

@@ -45,12 +45,32 @@ impl Ended<'_> {
                     self.failed(NO_EXIT_CODE, ExecutionErrorType::OutputLimit, words, usage),
                 ]
             }
+            Ending::CpuTimedOut => self.over_limit("cpu time", "the script used more processor time than its limit", usage),
+            Ending::OutOfMemory { evidence } => {
+                let words = format!("the script ran out of memory: {evidence}");
+                self.over_limit("out of memory", &words, usage)
+            }
+            Ending::ProcessLimit { refused } => {
+                let words = format!("the script wanted more processes than its limit; {refused} were refused");
+                self.over_limit("process limit", &words, usage)
+            }
+            Ending::FileSizeLimit => {
+                self.over_limit("file size", "the script wrote a file larger than its limit", usage)
+            }
+            Ending::DiskLimit => self.over_limit("disk limit", "the script filled all of its disk space", usage),
             Ending::Cancelled { forced } => vec![self.pod_terminated("cancelled"), self.cancelled(forced)],
             Ending::Failed { reason } => vec![
                 self.pod_failed(NO_EXIT_CODE, "sandbox"),
                 self.failed(NO_EXIT_CODE, ExecutionErrorType::SandboxError, reason, usage),
             ],
         }
+    }
+
+    fn over_limit(self, reason: &str, words: &str, usage: Option<ResourceUsage>) -> Vec<Payload> {
+        vec![
+            self.pod_terminated(reason),
+            self.failed(NO_EXIT_CODE, ExecutionErrorType::ResourceLimit, words.to_owned(), usage),
+        ]
     }
 
     fn pod_succeeded(&self) -> Payload {
@@ -177,7 +197,7 @@ fn resource_usage(usage: &Usage) -> ResourceUsage {
         wall_time: Some(to_duration(usage.wall)),
         cpu_user_time: Some(to_duration(usage.cpu_user)),
         cpu_system_time: Some(to_duration(usage.cpu_system)),
-        peak_memory_bytes: usage.peak_rss_bytes.map_or(0, number),
+        peak_memory_bytes: usage.peak_memory_bytes.map_or(0, number),
         stdout_bytes: number(usage.stdout_bytes),
         stderr_bytes: number(usage.stderr_bytes),
     }

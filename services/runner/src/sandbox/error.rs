@@ -43,6 +43,20 @@ pub enum SandboxError {
         /// The root folder.
         root: PathBuf,
     },
+    /// A strict run, and not all of its limits can be held to here.
+    #[error("strict, and these limits are not enforced here: {}", listed(missing))]
+    NotEnforced {
+        /// The lines of the receipt that don't hold in full.
+        missing: Vec<super::Enforcement>,
+    },
+    /// The helper process, which sets sandboxes up, refused or failed.
+    #[error("the sandbox could not be set up: {step}: {source}")]
+    Setup {
+        /// What it was doing.
+        step: String,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// The operating system refused a step.
     #[error("could not {action} {}: {source}", path.display())]
     Io {
@@ -68,6 +82,11 @@ impl SandboxError {
     pub fn is_invalid_request(&self) -> bool {
         matches!(self, SandboxError::InvalidPath { .. } | SandboxError::InvalidSpec { .. })
     }
+}
+
+fn listed(missing: &[super::Enforcement]) -> String {
+    let line = |one: &super::Enforcement| format!("{} ({})", one.limit.as_str(), one.reason);
+    missing.iter().map(line).collect::<Vec<_>>().join(", ")
 }
 
 /// What is wrong with a path of a submitted file.

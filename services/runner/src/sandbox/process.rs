@@ -1,55 +1,85 @@
-//! Scripts as ordinary processes of this machine: a process group and a working folder each.
+//! Scripts as processes of this machine, each in a sandbox of its own, with whatever the machine allows.
 //!
-//! It holds a script to its wall time and its output, and to nothing else: its receipt says so.
-//!
-//! - The folder `root/EXECUTION-ATTEMPT` (mode 0700) holds `work`, where the script starts, and `tmp`. Nobody but one
-//!   node uses a root: it is locked, so that [`Sandbox::recover`] may remove whatever is in it.
-//! - The environment is cleared; [`MARKER`] in it is how leftovers of a killed node are found.
-//! - Starting goes through `posix_spawn` (no `pre_exec`), which doesn't copy the node's page tables.
-//! - The process group is killed before its leader is reaped, while its id can't have been given to another.
+//! - A helper process with one thread makes the sandboxes ([`helper`]); a sandbox has a first process, which starts the
+//!   script and ends everything in it. As root, or inside a user namespace, it has namespaces for everything and a
+//!   read-only root with only what runtimes need; otherwise it has a folder below `root`. Which of these it is, is tried
+//!   out when the sandbox is opened.
+//! - A cgroup per run limits and counts where cgroups may be made, limits per process or user where not.
+//! - The receipt says which limit is held by what ([`receipt`]).
+//! - Sandboxes are set up in advance ([`pool`]) and used once.
+//! - Nobody but one node uses a root: it is locked, so that [`Sandbox::recover`] may remove whatever is in it.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use super::{Enforcement, Limit, Recovered, Run, RunSpec, Sandbox, SandboxError, Started};
+use super::{Enforcement, Limits, Recovered, Run, RunSpec, Sandbox, SandboxError, Started};
 
-mod child;
+mod cgroup;
 mod coalesce;
+mod collect;
+mod ending;
 mod folder;
+pub mod helper;
+mod launcher;
 mod leftovers;
+mod notices;
+mod open;
 mod pipes;
+mod pool;
+mod prepared;
+mod receipt;
+mod start;
 mod supervise;
 mod sys;
+mod users;
+mod wire;
 
-use child::Launched;
-use folder::Folder;
+pub use launcher::HelperCommand;
+
+use cgroup::Cgroups;
+use launcher::Launcher;
+use pool::Pool;
+use receipt::Held;
+use start::{Running, RunningName};
 use supervise::Supervisor;
+use users::Users;
 
 /// The environment variable that marks every process of a script; its value is the execution's id.
 pub const MARKER: &str = "RUNMESH_EXECUTION_ID";
 
-const RECEIPT: &[Enforcement] = &[
-    Enforcement::by(Limit::WallTime, "SIGKILL to the process group at the deadline"),
-    Enforcement::by(Limit::Output, "bytes counted while reading; SIGKILL to the process group beyond the limit"),
-    Enforcement::none(Limit::Memory, "the process sandbox has no cgroup yet"),
-    Enforcement::none(Limit::Cpu, "the process sandbox has no cgroup yet"),
-    Enforcement::none(Limit::Processes, "the process sandbox has no cgroup yet"),
-    Enforcement::none(Limit::Disk, "the working folder is an ordinary folder"),
-    Enforcement::none(Limit::Network, "the process sandbox has no network namespace yet"),
-    Enforcement::none(Limit::Filesystem, "the process sandbox has no mount namespace yet"),
-    Enforcement::none(Limit::Syscalls, "the process sandbox has no seccomp filter yet"),
-];
+/// Where a script finds itself, in namespaces of its own.
+const WORK: &str = "/work";
+const TEMPORARY: &str = "/tmp";
 
 /// How scripts run as processes.
 #[derive(Clone, Debug)]
 pub struct ProcessConfig {
-    /// The folder for working folders. Made if missing; of one node only.
+    /// The folder for what is made. Made if missing; of one node only.
     pub root: PathBuf,
+    /// What scripts may read and run, beside the system's own folders: interpreters elsewhere.
+    pub readable: Vec<PathBuf>,
+    /// How many sandboxes are set up in advance.
+    pub pool: usize,
+    /// What is not to be used, though the machine may have it.
+    pub avoid: Avoid,
+    /// How the helper is started.
+    pub helper: HelperCommand,
+    /// Bytes of memory of a run that asks for no other limit. `None`: unlimited.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads of a run that asks for no other limit. `None`: unlimited.
+    pub processes: Option<u32>,
+    /// Bytes of the files of a run that asks for no other limit.
+    pub disk_bytes: u64,
+    /// The number of files of a run.
+    pub disk_files: u64,
+    /// Open files of each process.
+    pub open_files: u64,
     /// How long a cancelled script has between SIGTERM and SIGKILL.
     pub cancel_grace: Duration,
     /// How long output is awaited from other processes of the script after its main process ended.
@@ -62,11 +92,35 @@ pub struct ProcessConfig {
     pub chunk_buffer: usize,
 }
 
+/// What is not to be used, though the machine may have it. The receipt says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Avoid {
+    /// Namespaces of any kind.
+    pub namespaces: bool,
+    /// Namespaces that need no user namespace, which root can make.
+    pub privileges: bool,
+    /// Control groups.
+    pub cgroups: bool,
+    /// Landlock.
+    pub landlock: bool,
+    /// The filter of system calls.
+    pub seccomp: bool,
+}
+
 impl ProcessConfig {
     /// The defaults, with this root.
     pub fn new(root: impl Into<PathBuf>) -> ProcessConfig {
         ProcessConfig {
             root: root.into(),
+            readable: Vec::new(),
+            pool: 2,
+            avoid: Avoid::default(),
+            helper: HelperCommand::default(),
+            memory_bytes: Some(512 << 20),
+            processes: Some(256),
+            disk_bytes: 256 << 20,
+            disk_files: 65_536,
+            open_files: 1024,
             cancel_grace: Duration::from_secs(2),
             drain_grace: Duration::from_millis(100),
             coalesce: Duration::from_millis(5),
@@ -76,31 +130,84 @@ impl ProcessConfig {
     }
 }
 
-/// The sandbox of ordinary processes. See the module.
+/// The sandbox of processes. See the module.
 #[derive(Debug)]
 pub struct ProcessSandbox {
-    config: Arc<ProcessConfig>,
+    // The pool ends before what its sandboxes are made with.
+    pool: Arc<Pool>,
+    shared: Arc<Shared>,
     _lock: File,
 }
 
+/// What all runs share.
+#[derive(Debug)]
+struct Shared {
+    config: ProcessConfig,
+    launcher: Launcher,
+    /// Why better isolation than the launcher's did not work.
+    refusals: Vec<String>,
+    /// Where scripts have folders, if they have any on this machine.
+    folders: PathBuf,
+    /// `None`: scripts run as the node's own user.
+    users: Option<Arc<Users>>,
+    /// The error says why there are none.
+    cgroups: Result<Cgroups, String>,
+    /// Whether sandboxes have a network namespace.
+    network: bool,
+    /// Why not.
+    no_network: String,
+    running: Arc<Running>,
+    made: AtomicU64,
+}
+
+impl Shared {
+    /// A name that no other sandbox of this node has.
+    fn next_name(&self) -> String {
+        format!("run-{}", self.made.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Why there are no namespaces.
+    fn why_plain(&self) -> String {
+        if self.refusals.is_empty() {
+            "namespaces are switched off".to_owned()
+        } else {
+            format!("no namespaces could be made ({})", self.refusals.join("; "))
+        }
+    }
+}
+
 impl ProcessSandbox {
-    /// Makes the root folder if it is missing, and locks it.
+    /// Makes the root folder if it is missing, locks it, and finds out how well scripts can be isolated here. Blocks for
+    /// some ms.
     ///
     /// # Errors
     ///
-    /// The folder can't be made or locked, or another node has it.
+    /// The folder can't be made or locked, another node has it, or the helper can't be started.
     pub fn open(config: ProcessConfig) -> Result<ProcessSandbox, SandboxError> {
         let root = std::path::absolute(&config.root).map_err(SandboxError::io("name", &config.root))?;
         folder::make_root(&root)?;
         // Real, so that it can be compared with what /proc says of processes.
         let root = root.canonicalize().map_err(SandboxError::io("resolve", root))?;
         let lock = lock(&root)?;
-        Ok(ProcessSandbox { config: Arc::new(ProcessConfig { root, ..config }), _lock: lock })
+        let (shared, first) = open::open(ProcessConfig { root, ..config })?;
+        let shared = Arc::new(shared);
+        let pool = Arc::new(Pool::start(Arc::clone(&shared), shared.config.pool, first)?);
+        Ok(ProcessSandbox { pool, shared, _lock: lock })
     }
 
-    /// The folder in which working folders are made.
+    /// The folder in which working folders are made, where scripts have any on this machine.
     pub fn root(&self) -> &Path {
-        &self.config.root
+        &self.shared.folders
+    }
+
+    /// How many sandboxes are set up and wait for a script.
+    pub fn ready(&self) -> usize {
+        self.pool.ready()
+    }
+
+    /// Why better isolation than what is used did not work here, in words.
+    pub fn refusals(&self) -> &[String] {
+        &self.shared.refusals
     }
 }
 
@@ -110,40 +217,47 @@ impl Sandbox for ProcessSandbox {
         "process"
     }
 
-    fn receipt(&self) -> &[Enforcement] {
-        RECEIPT
+    fn receipt(&self, limits: &Limits) -> Vec<Enforcement> {
+        Held::new(&self.shared, limits).lines
     }
 
     async fn start(&self, spec: RunSpec) -> Result<Run, SandboxError> {
-        let config = Arc::clone(&self.config);
-        let limits = spec.limits.clone();
-        let stdin = spec.stdin.clone();
-        let name = folder::name_of(&spec)?;
-        let execution_id = spec.execution_id.clone();
-        // If this future is dropped here, what the closure returns is dropped, and with it the process and the folder.
-        let launched = blocking(move || launch(&config, &spec)).await??;
-        let started = Started { name, pid: Some(launched.child.pid()), at: launched.at };
-        let (run, side) = Run::new(started, self.config.chunk_buffer);
-        let supervisor = Supervisor::new(Arc::clone(&self.config), execution_id, limits, launched, stdin, side)?;
+        let held = Held::new(&self.shared, &spec.limits);
+        if spec.strict {
+            let missing: Vec<Enforcement> = held.lines.iter().filter(|line| line.violates_strict()).cloned().collect();
+            if !missing.is_empty() {
+                return Err(SandboxError::NotEnforced { missing });
+            }
+        }
+        let name = RunningName::take(&self.shared.running, &spec)?;
+        let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
+        // If this future is dropped here, what the closure returns is dropped, and with it the sandbox.
+        let (launched, spec, held) = blocking(move || {
+            let launched = start::launch(&shared, &pool, &spec, &held, name);
+            launched.map(|launched| (launched, spec, held))
+        })
+        .await??;
+        let started = Started {
+            name: launched.name.name.clone(),
+            pid: launched.main_process,
+            at: launched.at,
+            receipt: held.lines.clone(),
+        };
+        let (run, side) = Run::new(started, self.shared.config.chunk_buffer);
+        let supervisor = Supervisor::new(Arc::clone(&self.shared), spec, held, launched, side)?;
         tokio::spawn(supervisor.run());
         Ok(run)
     }
 
     async fn recover(&self) -> Result<Recovered, SandboxError> {
-        let root = self.config.root.clone();
+        let folders = self.shared.folders.clone();
         blocking(move || {
-            let processes = leftovers::kill(&root, None, 0);
-            let folders = folder::remove_all(&root)?;
+            let processes = leftovers::kill(&folders, None, 0);
+            let folders = folder::remove_all(&folders)?;
             Ok(Recovered { processes, folders })
         })
         .await?
     }
-}
-
-fn launch(config: &ProcessConfig, spec: &RunSpec) -> Result<Launched, SandboxError> {
-    let folder = Folder::create(&config.root, spec)?;
-    let (began, at) = (Instant::now(), SystemTime::now());
-    child::launch(spec, folder, began, at)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SandboxError> {

@@ -96,6 +96,7 @@ impl Run {
             ending: Ending::Failed { reason: "the supervision of the script ended before the script".to_owned() },
             usage: Usage::default(),
             receipt: Vec::new(),
+            collected: Vec::new(),
         })
     }
 

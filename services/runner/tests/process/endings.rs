@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use runmesh_runner::{Ending, Limits, OutputStream, RunSpec};
+use runmesh_runner::{Ending, Limits, OutputStream, RunSpec, SourceFile};
 
-use crate::harness::{Harness, assert_exited, bash, finish, group_is_alive, is_alive, next_text, spec, until};
+use crate::harness::{Harness, assert_exited, bash, finish, group_is_alive, is_alive, mark, marked, next_text, spec, until};
 
 fn within(wall_time: Duration, script: &str) -> RunSpec {
     let spec = bash(script);
@@ -127,10 +127,12 @@ async fn what_a_child_writes_just_after_the_end_is_delivered() {
 async fn a_child_that_left_the_group_and_floods_the_pipe_does_not_hold_the_run() {
     let harness = Harness::new();
     let script = "setsid bash -c 'echo $$ > escaped; exec yes' & while [ ! -s escaped ]; do :; done; cat escaped >&2";
-    let finished = harness.run(bash(script)).await;
+    let spec = bash(script);
+    let mark = mark(&spec);
+    let finished = harness.run(spec).await;
     assert_exited(&finished, 0);
-    let escaped: u32 = String::from_utf8(finished.stderr).unwrap().trim().parse().unwrap();
-    until("the escaped child should be gone", || !is_alive(escaped)).await;
+    assert!(!finished.stderr.is_empty(), "it should have left the group");
+    until("the escaped child should be gone", || marked(&mark).is_empty()).await;
     until("the folder should be gone", || harness.folders().is_empty()).await;
 }
 
@@ -139,10 +141,12 @@ async fn a_child_that_left_the_group_and_the_pipes_ends_with_the_run() {
     let harness = Harness::new();
     let script = "setsid bash -c 'echo $$ > escaped; exec sleep 1000' </dev/null >/dev/null 2>&1 &
         while [ ! -s escaped ]; do :; done; cat escaped";
-    let finished = harness.run(bash(script)).await;
+    let spec = bash(script);
+    let mark = mark(&spec);
+    let finished = harness.run(spec).await;
     assert_exited(&finished, 0);
-    let escaped: u32 = String::from_utf8(finished.stdout).unwrap().trim().parse().unwrap();
-    until("the escaped child should be gone", || !is_alive(escaped)).await;
+    assert!(!finished.stdout.is_empty(), "it should have left the group");
+    until("the escaped child should be gone", || marked(&mark).is_empty()).await;
     until("the folder should be gone", || harness.folders().is_empty()).await;
 }
 
@@ -161,7 +165,7 @@ async fn usage_is_measured() {
     assert_eq!(finished.stdout, b"33554432\n");
     let usage = finished.outcome.usage;
     assert!(usage.cpu_user > Duration::ZERO && usage.cpu_user < Duration::from_secs(30), "{usage:?}");
-    assert!(usage.peak_rss_bytes.unwrap() > 33_554_432, "{usage:?}");
+    assert!(usage.peak_memory_bytes.unwrap() > 33_554_432, "{usage:?}");
     assert!(usage.wall > Duration::from_millis(10), "{usage:?}");
 }
 
@@ -169,7 +173,7 @@ async fn usage_is_measured() {
 async fn a_small_script_is_not_charged_for_the_memory_of_the_node() {
     let ballast = vec![1_u8; 256 * 1024 * 1024];
     let finished = Harness::new().run(bash("echo here; sleep 0.05")).await;
-    assert!(finished.outcome.usage.peak_rss_bytes.unwrap() < 64 * 1024 * 1024, "{:?}", finished.outcome.usage);
+    assert!(finished.outcome.usage.peak_memory_bytes.unwrap() < 64 * 1024 * 1024, "{:?}", finished.outcome.usage);
     std::hint::black_box(ballast);
 }
 
@@ -196,11 +200,9 @@ async fn programs_written_and_started_at_once_are_never_busy() {
     for _ in 0..50 {
         let (harness, program) = (std::sync::Arc::clone(&harness), program.clone());
         tasks.spawn(async move {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("program");
-            std::fs::write(&path, program).unwrap();
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-            assert_exited(&harness.run(spec(&[path.to_str().unwrap()])).await, 0);
+            let mut spec = spec(&["./folder/program"]);
+            spec.files.push(SourceFile { path: "folder/program".to_owned(), content: program.into() });
+            assert_exited(&harness.run(spec).await, 0);
         });
     }
     while let Some(done) = tasks.join_next().await {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use runmesh_runner::{
-    Chunk, Ending, Limits, Outcome, OutputStream, ProcessConfig, ProcessSandbox, Run, RunSpec, Sandbox, SourceFile,
+    Chunk, Ending, HelperCommand, Limits, Outcome, OutputStream, ProcessConfig, ProcessSandbox, Run, RunSpec, Sandbox, SourceFile,
 };
 
 /// Long enough for whatever a test waits for, on any machine.
@@ -33,7 +33,8 @@ impl Harness {
 
     pub(crate) fn with(configure: impl FnOnce(&mut ProcessConfig)) -> Harness {
         let root = tempfile::tempdir().unwrap();
-        let mut config = ProcessConfig::new(root.path().join("runs"));
+        let mut config = ProcessConfig { helper: helper(), ..ProcessConfig::new(root.path().join("runs")) };
+        config.avoid = crate::AVOID;
         configure(&mut config);
         Harness { sandbox: ProcessSandbox::open(config).unwrap(), _root: root }
     }
@@ -46,10 +47,28 @@ impl Harness {
         finish(self.start(spec).await).await
     }
 
+    /// The working folder of a run that has started, as this process reaches it.
+    pub(crate) fn work(&self, run: &Run) -> PathBuf {
+        let pid = run.started().pid.unwrap();
+        match self.folders().as_slice() {
+            [folder] => folder.join("work"),
+            [] => Path::new("/proc").join(pid.to_string()).join("root/work"),
+            more => panic!("which of {more:?}?"),
+        }
+    }
+
     /// The working folders that are there.
     pub(crate) fn folders(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.sandbox.root()).unwrap();
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+    }
+}
+
+/// The program that makes the sandboxes of these tests.
+pub(crate) fn helper() -> HelperCommand {
+    HelperCommand {
+        program: env!("CARGO_BIN_EXE_sandbox-helper").into(),
+        arguments: vec![runmesh_runner::SANDBOX_HELPER_ARGUMENT.into()],
     }
 }
 
@@ -65,9 +84,12 @@ pub(crate) fn spec(command: &[&str]) -> RunSpec {
         limits: Limits {
             wall_time: Duration::from_secs(60),
             output_bytes: 64 * 1024 * 1024,
-            memory_bytes: None,
-            cpu_millis: None,
+            ..Limits::default()
         },
+        part: String::new(),
+        strict: false,
+        collect: None,
+        readable: Vec::new(),
     }
 }
 
@@ -139,6 +161,16 @@ pub(crate) fn processes() -> Vec<u32> {
 pub(crate) fn environment_has(pid: u32, text: &str) -> bool {
     let environment = std::fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).unwrap_or_default();
     String::from_utf8_lossy(&environment).split('\0').any(|variable| variable == text)
+}
+
+/// The mark of a run's processes.
+pub(crate) fn mark(spec: &RunSpec) -> String {
+    format!("RUNMESH_EXECUTION_ID={}", spec.execution_id)
+}
+
+/// The processes that have a mark.
+pub(crate) fn marked(mark: &str) -> Vec<u32> {
+    processes().into_iter().filter(|pid| environment_has(*pid, mark)).collect()
 }
 
 #[track_caller]

@@ -45,7 +45,7 @@ async fn an_emoji_split_between_two_chunks_survives() {
         .start(bash(r"mkdir half; printf '\xf0\x9f'; while [ -d half ]; do sleep 0.01; done; printf '\x98\x80\n'"))
         .await;
     let first = run.next_chunk().await.unwrap();
-    std::fs::remove_dir(harness.folders()[0].join("work/half")).unwrap();
+    std::fs::remove_dir(harness.work(&run).join("half")).unwrap();
     let second = run.next_chunk().await.unwrap();
     assert_eq!((&first.data[..], second.offset), (&b"\xf0\x9f"[..], 2));
     assert_eq!([first.data, second.data].concat(), "😀\n".as_bytes());
@@ -65,7 +65,7 @@ async fn a_line_arrives_while_the_script_runs() {
     let mut run =
         harness.start(bash("mkdir seen; echo first; while [ -d seen ]; do sleep 0.01; done; echo last")).await;
     assert_eq!(next_text(&mut run).await, "first\n");
-    std::fs::remove_dir(harness.folders()[0].join("work/seen")).unwrap();
+    std::fs::remove_dir(harness.work(&run).join("seen")).unwrap();
     assert_eq!(next_text(&mut run).await, "last\n");
     assert_eq!(run.next_chunk().await, None);
 }
@@ -82,7 +82,7 @@ async fn the_two_streams_keep_their_bytes_and_their_order() {
     let mut run = harness
         .start(bash("mkdir a b; echo 1; while [ -d a ]; do :; done; echo 2 >&2; while [ -d b ]; do :; done; echo 3"))
         .await;
-    let work = harness.folders()[0].join("work");
+    let work = harness.work(&run);
     let mut got = Vec::new();
     for folder in [Some("a"), Some("b"), None] {
         let chunk = run.next_chunk().await.unwrap();
@@ -113,7 +113,7 @@ async fn thousands_of_switches_between_the_streams_lose_nothing() {
 async fn a_script_waits_for_an_owner_that_takes_nothing() {
     let harness = Harness::new();
     let run = harness.start(bash("for i in {1..64}; do head -c 65536 /dev/zero; echo $i > written; done")).await;
-    let written = harness.folders()[0].join("work/written");
+    let written = harness.work(&run).join("written");
     // It must come to a halt: in the pipe, the channel and one chunk there is room for about 5 x 64 KiB.
     let count = || std::fs::read_to_string(&written).ok().and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(0);
     let (mut last, mut since) = (0, Instant::now());

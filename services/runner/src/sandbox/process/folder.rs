@@ -4,11 +4,11 @@
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,21 +42,41 @@ pub(super) fn name_of(spec: &RunSpec) -> Result<String, SandboxError> {
         let reason = "is not 1 to 128 letters, digits, `-`, `_` and `.`, or begins with `.`";
         return Err(SandboxError::InvalidSpec { field: "execution_id", reason });
     }
-    Ok(format!("{id}-{}", spec.attempt))
+    let part = &spec.part;
+    if part.len() > 32 || !part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        let reason = "is not at most 32 letters, digits and `-`";
+        return Err(SandboxError::InvalidSpec { field: "part", reason });
+    }
+    // No id has a `+`, so that no two runs have one name.
+    let plus = if part.is_empty() { "" } else { "+" };
+    Ok(format!("{id}-{}{plus}{part}", spec.attempt))
 }
 
 pub(super) fn make_root(root: &Path) -> Result<(), SandboxError> {
     DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(SandboxError::io("make the folder", root))
 }
 
+/// A root that other users get through: this one, or else one for temporary files.
+pub(super) fn root_for_others(root: &Path, name: &str) -> Result<PathBuf, SandboxError> {
+    let passable = |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    let above = root.ancestors().skip(1).all(passable);
+    let root = if above { root.to_owned() } else { std::env::temp_dir().join(name) };
+    make_root(&root)?;
+    let found = fs::symlink_metadata(&root).map_err(SandboxError::io("look at the folder", &root))?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(SandboxError::io("use the folder of another", root)(ErrorKind::PermissionDenied.into()));
+    }
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o711)).map_err(SandboxError::io("open the folder", &root))?;
+    Ok(root)
+}
+
 impl Folder {
-    /// Makes the folder with the script's files in it.
-    pub(super) fn create(root: &Path, spec: &RunSpec) -> Result<Folder, SandboxError> {
-        let name = name_of(spec)?;
-        check_paths(&spec.files)?;
-        let path = root.join(name);
-        let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
-        private(&path).map_err(|error| match error.kind() {
+    /// Makes the folder, with empty ones for work and temporary files in it that belong to this user if one is given.
+    pub(super) fn create(root: &Path, spec: &RunSpec, user: Option<u32>) -> Result<Folder, SandboxError> {
+        let path = root.join(name_of(spec)?);
+        let make = |path: &Path, mode| DirBuilder::new().mode(mode).create(path);
+        // Another user has to get through it.
+        make(&path, if user.is_some() { 0o711 } else { 0o700 }).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => {
                 SandboxError::AlreadyRunning { execution_id: spec.execution_id.clone(), attempt: spec.attempt }
             }
@@ -64,34 +84,12 @@ impl Folder {
         })?;
         // From here on dropping it removes it.
         let folder = Folder { work: path.join("work"), temporary: path.join("tmp"), path, removed: false };
-        private(&folder.work).map_err(SandboxError::io("make the folder", &folder.work))?;
-        private(&folder.temporary).map_err(SandboxError::io("make the folder", &folder.temporary))?;
-        let mut made = HashSet::new();
-        for file in &spec.files {
-            folder.write(file, &mut made)?;
+        for inner in [&folder.work, &folder.temporary] {
+            make(inner, 0o700)
+                .and_then(|()| if user.is_some() { chown(inner, user, user) } else { Ok(()) })
+                .map_err(SandboxError::io("make the folder", inner))?;
         }
         Ok(folder)
-    }
-
-    /// Nothing but this function's own files is in the folder yet, so that its paths lead nowhere else.
-    fn write<'a>(&self, file: &'a SourceFile, made: &mut HashSet<&'a str>) -> Result<(), SandboxError> {
-        if let Some((parent, _)) = file.path.rsplit_once('/')
-            && made.insert(parent)
-        {
-            let parent = self.work.join(parent);
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&parent)
-                .map_err(SandboxError::io("make the folder", parent))?;
-        }
-        // A script that names its own interpreter may be started by others of its files.
-        let mode = if file.content.starts_with(b"#!") { 0o700 } else { 0o600 };
-        let path = self.work.join(&file.path);
-        let mut open = OpenOptions::new();
-        open.write(true).create_new(true).mode(mode);
-        let mut opened = open.open(&path).map_err(SandboxError::io("make the file", &path))?;
-        opened.write_all(&file.content).map_err(SandboxError::io("write the file", path))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -141,7 +139,7 @@ pub(super) fn remove_all(root: &Path) -> Result<usize, SandboxError> {
 }
 
 /// Refuses paths that are not plainly inside the working folder.
-fn check_paths(files: &[SourceFile]) -> Result<(), SandboxError> {
+pub(super) fn check_paths(files: &[SourceFile]) -> Result<(), SandboxError> {
     let mut folders = HashSet::new();
     let mut paths = HashSet::new();
     for file in files {

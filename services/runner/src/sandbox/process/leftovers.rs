@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::MARKER;
-use super::child::FOLDER_MARKER;
+use super::start::FOLDER_MARKER;
 
 /// How long leftovers may go on starting new processes until they are given up.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -5,37 +5,48 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::io::unix::AsyncFd;
 
-use super::child::{Child, Launched};
 use super::coalesce::Coalescer;
+use super::ending::{Cause, Facts};
 use super::folder::Folder;
+use super::notices::Notices;
 use super::pipes::{Feed, Source};
-use super::sys::{self, Reaped};
-use super::{ProcessConfig, RECEIPT, blocking, leftovers};
-use crate::sandbox::{Demand, Ending, Limits, Outcome, OutputStream, RunSide, SandboxError, Usage};
+use super::prepared::Prepared;
+use super::receipt::Held;
+use super::start::{Launched, RunningName};
+use super::wire::{self, Ended, Notice, Order};
+use super::{Shared, blocking, collect, leftovers, sys};
+use crate::sandbox::{Demand, Ending, Outcome, OutputStream, RunSide, RunSpec, SandboxError, SourceFile, Usage};
 
-/// The first pause between two looks at the memory of the script, and the longest.
-const SAMPLE_FIRST: Duration = Duration::from_millis(4);
-const SAMPLE_LONGEST: Duration = Duration::from_millis(500);
-/// How long the owner of a run is made to wait for the removal of its working folder.
+/// The first pause between two looks at a running script, and the longest.
+const LOOK_FIRST: Duration = Duration::from_millis(4);
+const LOOK_LONGEST: Duration = Duration::from_millis(500);
+/// How often a process may be refused until the script is ended for it: a fork bomb, not a program that copes.
+const MOST_REFUSALS: u64 = 1000;
+/// How long the script's processes may take to die after an order to kill them, until their sandbox is ended.
+const DYING: Duration = Duration::from_secs(1);
+/// How long the owner of a run is made to wait for the removal of what was made for it.
 const CLEANING: Duration = Duration::from_secs(1);
 /// When there is nothing to wait for.
 const NEVER: Duration = Duration::from_secs(3600);
 
 pub(super) struct Supervisor {
-    config: Arc<ProcessConfig>,
-    execution_id: String,
-    limits: Limits,
+    shared: Arc<Shared>,
+    spec: RunSpec,
+    held: Held,
     side: RunSide,
     // The processes end before their folder is removed, also if the task is dropped.
-    child: Child,
+    sandbox: Prepared,
+    folder: Option<Folder>,
+    name: RunningName,
+    notices: Notices,
     exit: AsyncFd<OwnedFd>,
+    main_process: Option<u32>,
+    cpu_before: Duration,
     stdout: Source,
     stderr: Source,
     stdin: Feed,
-    folder: Folder,
     output: Coalescer,
     buffer: Vec<u8>,
     began: Instant,
@@ -48,27 +59,23 @@ pub(super) struct Supervisor {
     owned: bool,
     /// When SIGKILL follows SIGTERM.
     kill_at: Option<Instant>,
-    /// When the main process ended.
-    ended: Option<Instant>,
-    peak_rss: Option<u64>,
-    sample_at: Instant,
-    sample_pause: Duration,
-}
-
-/// Why the script was ended, if it did not end by itself. The first reason counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    WallTime,
-    Output,
-    Cancel,
-    Abandoned,
+    /// When the sandbox is ended, if its processes have not died by then.
+    end_at: Option<Instant>,
+    /// When the main process ended, or the sandbox.
+    ended_at: Option<Instant>,
+    ended: Option<Ended>,
+    peak_memory: Option<u64>,
+    look_at: Instant,
+    look_pause: Duration,
 }
 
 /// What a supervisor waits for.
 enum Event {
     Time,
     Demand(Demand),
-    Ended,
+    Notice(Option<Notice>),
+    /// The sandbox's first process has ended.
+    Gone,
     Readable(OutputStream, io::Result<()>),
     /// The owner takes another chunk, or no more at all.
     Sendable(bool),
@@ -77,66 +84,100 @@ enum Event {
 
 impl Supervisor {
     pub(super) fn new(
-        config: Arc<ProcessConfig>,
-        execution_id: String,
-        limits: Limits,
+        shared: Arc<Shared>,
+        spec: RunSpec,
+        held: Held,
         launched: Launched,
-        stdin: Bytes,
         side: RunSide,
     ) -> Result<Supervisor, SandboxError> {
-        let Launched { child, folder, stdin: stdin_pipe, stdout, stderr, began, at: _ } = launched;
-        let failed = |error: io::Error| SandboxError::io("watch the script in", folder.path())(error);
-        let exit = child.exit_handle().and_then(sys::watch);
-        let exit = exit.map_err(failed)?;
+        let Launched { sandbox, folder, name, stdin, stdout, stderr, main_process, cpu_before, began, at: _ } = launched;
+        let failed = |source: io::Error| SandboxError::Setup { step: "watch the script".to_owned(), source };
+        let exit = sandbox.first.exit_handle().and_then(sys::watch).map_err(failed)?;
+        let notices = sandbox.first.control().and_then(Notices::new).map_err(failed)?;
+        let config = &shared.config;
         Ok(Supervisor {
             exit,
+            notices,
             stdout: Source::new(stdout).map_err(failed)?,
             stderr: Source::new(stderr).map_err(failed)?,
-            stdin: Feed::new(stdin_pipe, stdin).map_err(failed)?,
-            output: Coalescer::new(config.coalesce, config.chunk_bytes, limits.output_bytes),
+            stdin: Feed::new(stdin, spec.stdin.clone()).map_err(failed)?,
+            output: Coalescer::new(config.coalesce, config.chunk_bytes, spec.limits.output_bytes),
             buffer: vec![0; config.chunk_bytes.max(1)],
-            child,
-            folder,
-            config,
-            execution_id,
-            limits,
+            shared,
+            spec,
+            held,
             side,
+            sandbox,
+            folder,
+            name,
+            main_process,
+            cpu_before,
             began,
             cause: None,
             forced: false,
             truncated: false,
             owned: true,
             kill_at: None,
+            end_at: None,
+            ended_at: None,
             ended: None,
-            peak_rss: None,
-            sample_at: began + SAMPLE_FIRST,
-            sample_pause: SAMPLE_FIRST,
+            peak_memory: None,
+            look_at: began + LOOK_FIRST,
+            look_pause: LOOK_FIRST,
         })
     }
 
     pub(super) async fn run(mut self) {
         self.drive().await;
-        let wall = self.ended.unwrap_or_else(Instant::now) - self.began;
-        let reaped = self.child.finish();
-        let outcome = Outcome {
-            ending: self.ending(&reaped),
-            usage: self.usage(wall, reaped.as_ref().ok()),
-            receipt: RECEIPT.to_vec(),
+        let wall = self.ended_at.unwrap_or_else(Instant::now) - self.began;
+        let evidence = self.sandbox.cgroup.as_ref().map(|cgroup| cgroup.evidence()).unwrap_or_default();
+        let facts = Facts {
+            cause: self.cause,
+            ended: self.ended,
+            evidence,
+            held: &self.held,
+            truncated: self.truncated,
+            forced: self.forced,
+            disk_full: self.disk_is_full(),
         };
-        tracing::debug!(execution_id = %self.execution_id, ending = ?outcome.ending, ?wall, "a script ended");
+        let ending = facts.ending();
+        let usage = self.usage(wall, &evidence);
+        tracing::debug!(execution_id = %self.spec.execution_id, ?ending, ?wall, "a script ended");
+        let mut outcome = Outcome { ending, usage, receipt: self.held.lines, collected: Vec::new() };
 
-        // The group is gone; what left it is found by its environment.
-        let (folder, root, execution_id) = (self.folder, self.config.root.clone(), self.execution_id);
-        let main = self.child.pid();
-        let cleaned = blocking(move || {
-            leftovers::kill(&root, Some(folder.path()), main);
-            if let Err(error) = folder.remove() {
-                tracing::warn!(execution_id, %error, "a working folder is left behind");
-            }
-        });
+        let (mut sandbox, folder, name) = (self.sandbox, self.folder, self.name);
         let RunSide { output, outcome: verdict, cleaned: announce, .. } = self.side;
-        drop(output);
+        drop((output, self.notices));
+        if let Some(limits) = self.spec.collect.filter(|_| outcome.ending == Ending::Exited(0)) {
+            let work = sandbox.work.take();
+            let folder = folder.as_ref().map(|folder| folder.work().to_owned());
+            let collected = blocking(move || {
+                // Nothing of the script may change them meanwhile.
+                sandbox.first.end();
+                let files = open_folder(work, folder).and_then(|work| collect::collect(&work, &limits));
+                (sandbox, files)
+            });
+            match collected.await {
+                Ok((back, files)) => {
+                    sandbox = back;
+                    give_back(&mut outcome, files);
+                }
+                Err(_) => return,
+            }
+        }
         verdict.send(outcome).ok();
+        let (folders, main, execution_id) = (self.shared.folders.clone(), self.main_process, self.spec.execution_id);
+        let cleaned = blocking(move || {
+            drop(sandbox);
+            // Without a namespace of its own, what escaped is found by its environment.
+            if let Some(folder) = folder {
+                leftovers::kill(&folders, Some(folder.path()), main.unwrap_or(0));
+                if let Err(error) = folder.remove() {
+                    tracing::warn!(execution_id, %error, "a working folder is left behind");
+                }
+            }
+            drop(name);
+        });
         // A script that made very many files doesn't hold up its owner for long: the removal goes on.
         tokio::time::timeout(CLEANING, cleaned).await.ok();
         drop(announce);
@@ -152,18 +193,23 @@ impl Supervisor {
             let drained = self.stdout.is_closed() && self.stderr.is_closed();
             if drained {
                 self.output.finish();
-                if self.ended.is_some() && self.output.is_empty() {
+                if self.ended_at.is_some() && self.output.is_empty() {
                     return;
                 }
             }
             let due = self.output.due(now);
             let room = self.output.room();
             timer.as_mut().reset(self.next_time(now, due).into());
-            let running = self.ended.is_none();
+            let running = self.ended_at.is_none();
             let event = tokio::select! {
                 () = &mut timer => Event::Time,
                 demand = next_demand(&mut self.side.demand), if running && self.owned => Event::Demand(demand),
-                () = ended(&self.exit, &self.child), if running => Event::Ended,
+                notice = self.notices.next(), if running && !self.notices.is_closed() => Event::Notice(notice),
+                gone = self.exit.readable(), if running && self.notices.is_closed() => {
+                    // An error only when the runtime shuts down, and this task with it.
+                    drop(gone);
+                    Event::Gone
+                }
                 ready = self.stdout.readable(), if room > 0 && !self.stdout.is_closed() => {
                     Event::Readable(OutputStream::Stdout, ready)
                 }
@@ -178,7 +224,9 @@ impl Supervisor {
             match event {
                 Event::Time | Event::Fed => {}
                 Event::Demand(demand) => self.on_demand(demand),
-                Event::Ended => self.on_exit(),
+                Event::Notice(Some(Notice::Ended(ended))) => self.on_exit(Some(ended)),
+                Event::Notice(_) => {}
+                Event::Gone => self.on_exit(None),
                 Event::Readable(stream, ready) => self.on_readable(stream, ready, room),
                 Event::Sendable(wanted) => self.on_sendable(wanted),
             }
@@ -187,57 +235,79 @@ impl Supervisor {
 
     /// Does what the time asks for.
     fn on_time(&mut self, now: Instant) {
-        let Some(ended) = self.ended else {
+        let Some(ended) = self.ended_at else {
             if self.cause.is_none() && now >= self.deadline() {
                 self.end(Cause::WallTime);
             }
             if self.kill_at.is_some_and(|at| now >= at) {
-                self.kill_at = None;
                 self.forced = true;
-                self.child.kill();
+                self.kill();
             }
-            if now >= self.sample_at {
-                self.peak_rss = self.peak_rss.max(self.child.sample_peak_rss());
-                self.sample_pause = (self.sample_pause * 2).min(SAMPLE_LONGEST);
-                self.sample_at = now + self.sample_pause;
+            if self.end_at.is_some_and(|at| now >= at) {
+                self.end_at = None;
+                self.sandbox.first.kill();
+            }
+            if now >= self.look_at {
+                self.look(now);
             }
             return;
         };
-        if now >= ended + self.config.drain_grace {
+        if now >= ended + self.shared.config.drain_grace {
             // Whoever is left has had its time. What is in the pipes now is still delivered.
-            self.child.kill();
+            self.order(&Order::Kill);
             self.stdout.cut();
             self.stderr.cut();
         }
     }
 
+    /// Looks at what the script has used so far.
+    fn look(&mut self, now: Instant) {
+        self.look_pause = (self.look_pause * 2).min(LOOK_LONGEST);
+        if let Some(cgroup) = &self.sandbox.cgroup {
+            if cgroup.refused_processes().is_some_and(|refused| refused > MOST_REFUSALS) {
+                self.end(Cause::Processes);
+            } else if let (Some(limit), Some(used)) = (self.held.cpu_time, cgroup.cpu()) {
+                let left = limit.saturating_sub(used.saturating_sub(self.cpu_before));
+                if left.is_zero() {
+                    self.end(Cause::CpuTime);
+                }
+                // Not sooner than all processors together can use it up, nor much later.
+                let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+                self.look_pause = self.look_pause.min(left / processors).max(Duration::from_millis(1));
+            }
+        } else {
+            self.peak_memory = self.peak_memory.max(self.main_process.and_then(peak_rss));
+        }
+        self.look_at = now + self.look_pause;
+    }
+
     fn next_time(&self, now: Instant, due: Option<Instant>) -> Instant {
         let mut next = due.filter(|due| *due > now).unwrap_or(now + NEVER);
-        if let Some(ended) = self.ended {
+        if let Some(ended) = self.ended_at {
             if !(self.stdout.is_cut_or_closed() && self.stderr.is_cut_or_closed()) {
-                next = next.min(ended + self.config.drain_grace);
+                next = next.min(ended + self.shared.config.drain_grace);
             }
             return next;
         }
         if self.cause.is_none() {
             next = next.min(self.deadline());
         }
-        next.min(self.sample_at).min(self.kill_at.unwrap_or(next))
+        next.min(self.look_at).min(self.kill_at.unwrap_or(next)).min(self.end_at.unwrap_or(next))
     }
 
     fn deadline(&self) -> Instant {
-        self.began.checked_add(self.limits.wall_time).unwrap_or_else(|| self.began + NEVER * 24 * 365)
+        self.began.checked_add(self.spec.limits.wall_time).unwrap_or_else(|| self.began + NEVER * 24 * 365)
     }
 
     fn on_demand(&mut self, demand: Demand) {
-        // If it has ended by itself in this very moment, it was not cancelled.
         match demand {
             Demand::Run => {}
-            Demand::Cancel if self.cause.is_some() || self.child.has_ended() => {}
+            Demand::Cancel if self.cause.is_some() => {}
+            // If it has ended by itself in this very moment, the notice of its end says so.
             Demand::Cancel => {
                 self.cause = Some(Cause::Cancel);
-                self.kill_at = Some((Instant::now() + self.config.cancel_grace).min(self.deadline()));
-                self.child.terminate();
+                self.kill_at = Some((Instant::now() + self.shared.config.cancel_grace).min(self.deadline()));
+                self.order(&Order::Terminate);
             }
             Demand::Kill => {
                 self.owned = false;
@@ -246,8 +316,9 @@ impl Supervisor {
         }
     }
 
-    fn on_exit(&mut self) {
-        self.ended = Some(Instant::now());
+    fn on_exit(&mut self, ended: Option<Ended>) {
+        self.ended_at = Some(Instant::now());
+        self.ended = ended;
         self.kill_at = None;
         self.stdin.close();
     }
@@ -269,7 +340,7 @@ impl Supervisor {
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
-                tracing::warn!(execution_id = %self.execution_id, %error, ?stream, "could not read a script's output");
+                tracing::warn!(execution_id = %self.spec.execution_id, %error, ?stream, "could not read a script's output");
                 source.close();
             }
         }
@@ -288,39 +359,68 @@ impl Supervisor {
     /// Kills the script, for this reason unless there is one already.
     fn end(&mut self, cause: Cause) {
         self.cause.get_or_insert(cause);
-        self.child.kill();
+        self.kill();
     }
 
-    /// The verdict: the wait status, and what was done to the script before it.
-    fn ending(&self, reaped: &io::Result<Reaped>) -> Ending {
-        let reaped = match reaped {
-            Ok(reaped) => reaped,
-            Err(error) => return Ending::Failed { reason: format!("the script could not be reaped: {error}") },
-        };
-        let killed = reaped.signal == Some(libc::SIGKILL);
-        match self.cause {
-            Some(Cause::Cancel | Cause::Abandoned) => Ending::Cancelled { forced: self.forced && killed },
-            Some(Cause::WallTime) if killed => Ending::TimedOut,
-            // Even if it had already ended: its output is not whole.
-            _ if self.truncated => Ending::OutputLimit,
-            _ => match (reaped.code, reaped.signal) {
-                (Some(code), _) => Ending::Exited(code),
-                (_, Some(signal)) => Ending::Signaled(signal),
-                (None, None) => Ending::Failed { reason: "the script ended with neither code nor signal".to_owned() },
-            },
+    /// Kills everything in the sandbox but its first process, which then tells how the script ended. If it does not, it
+    /// is ended too.
+    fn kill(&mut self) {
+        self.kill_at = None;
+        self.end_at.get_or_insert_with(|| Instant::now() + DYING);
+        self.order(&Order::Kill);
+    }
+
+    fn order(&self, order: &Order) {
+        // A sandbox that does not take it is about to be gone, or is ended a little later.
+        if let Ok(control) = self.sandbox.first.control() {
+            wire::send(control, order, &[]).ok();
         }
     }
 
-    fn usage(&self, wall: Duration, reaped: Option<&Reaped>) -> Usage {
+    /// Whether the file system for the script's files has no room for a page, or for a file.
+    fn disk_is_full(&self) -> bool {
+        let Some(work) = &self.sandbox.work else { return false };
+        rustix::fs::fstatvfs(work).is_ok_and(|found| found.f_bavail == 0 || found.f_favail == 0)
+    }
+
+    fn usage(&self, wall: Duration, evidence: &super::cgroup::Evidence) -> Usage {
+        let waited = self.ended.map(|ended| (ended.cpu_user, ended.cpu_system)).unwrap_or_default();
+        // What setting the sandbox up used is no time of the script; nearly all of it is the kernel's.
+        let system = evidence.cpu_system.map(|time| time.saturating_sub(self.cpu_before));
+        let largest = self.ended.map(|ended| ended.peak_rss_bytes).max(self.peak_memory);
         Usage {
             wall,
-            cpu_user: reaped.map_or_else(Default::default, |reaped| reaped.cpu_user),
-            cpu_system: reaped.map_or_else(Default::default, |reaped| reaped.cpu_system),
-            peak_rss_bytes: reaped.and_then(|reaped| self.child.peak_rss(reaped)).max(self.peak_rss),
+            cpu_user: evidence.cpu_user.unwrap_or(waited.0),
+            cpu_system: system.unwrap_or(waited.1),
+            peak_memory_bytes: evidence.peak_memory_bytes.or(largest),
             stdout_bytes: self.output.count(OutputStream::Stdout),
             stderr_bytes: self.output.count(OutputStream::Stderr),
         }
     }
+}
+
+fn open_folder(work: Option<OwnedFd>, folder: Option<std::path::PathBuf>) -> Result<OwnedFd, String> {
+    match (work, folder) {
+        (Some(work), _) => Ok(work),
+        (None, Some(folder)) => std::fs::File::open(folder).map(OwnedFd::from).map_err(|error| error.to_string()),
+        (None, None) => Err("there is no working folder".to_owned()),
+    }
+}
+
+fn give_back(outcome: &mut Outcome, files: Result<Vec<SourceFile>, String>) {
+    match files {
+        Ok(files) => outcome.collected = files,
+        Err(reason) => {
+            outcome.ending = Ending::Failed { reason: format!("the files could not be given back: {reason}") };
+        }
+    }
+}
+
+/// The greatest resident set of a process so far. `None` once it has ended.
+fn peak_rss(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// The next thing that the owner wants. A run whose every handle is gone is abandoned.
@@ -328,18 +428,5 @@ async fn next_demand(demand: &mut tokio::sync::watch::Receiver<Demand>) -> Deman
     match demand.changed().await {
         Ok(()) => *demand.borrow_and_update(),
         Err(_) => Demand::Kill,
-    }
-}
-
-/// Once the main process has ended.
-async fn ended(exit: &AsyncFd<OwnedFd>, child: &Child) {
-    // An error only when the runtime shuts down, and this task with it.
-    let Ok(mut ready) = exit.readable().await else { return std::future::pending().await };
-    while !child.has_ended() {
-        ready.clear_ready();
-        match exit.readable().await {
-            Ok(again) => ready = again,
-            Err(_) => return std::future::pending().await,
-        }
     }
 }

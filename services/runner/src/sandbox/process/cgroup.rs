@@ -1,0 +1,319 @@
+//! Control groups: limits for all processes of a run together, and the kernel's counters as evidence. One interface over
+//! both versions, since machines have the one, the other, or a mixture.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+mod discover;
+mod v1;
+mod v2;
+
+/// How long the removal of a cgroup is tried: its last processes may just be ending.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a controller is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Controller {
+    Memory,
+    Processes,
+    Cpu,
+    /// Counts processor time; part of `Cpu` in version 2.
+    CpuCount,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    One,
+    Two,
+}
+
+/// The folders of one cgroup, by controller. In version 2 they are all the same.
+#[derive(Clone, Debug, Default)]
+struct Folders {
+    memory: Option<PathBuf>,
+    processes: Option<PathBuf>,
+    cpu: Option<PathBuf>,
+    cpu_count: Option<PathBuf>,
+}
+
+/// The cgroups that this node may make: a parent of its own per hierarchy. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct Cgroups {
+    version: Version,
+    parents: Folders,
+    /// What is missing, and why.
+    missing: Vec<(Controller, String)>,
+}
+
+/// The cgroup of one run. Removed when dropped, with what is in it killed.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    version: Version,
+    folders: Folders,
+}
+
+/// The limits of a cgroup. `None`: none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CgroupLimits {
+    pub(super) memory_bytes: Option<u64>,
+    pub(super) processes: Option<u32>,
+    pub(super) cpu_millis: Option<u32>,
+}
+
+/// What the kernel counted. `None`: it did not count that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// How many processes it killed for want of memory.
+    pub(super) oom_kills: Option<u64>,
+    /// How often it refused a new process or thread.
+    pub(super) refused_processes: Option<u64>,
+    pub(super) cpu_user: Option<Duration>,
+    pub(super) cpu_system: Option<Duration>,
+    pub(super) peak_memory_bytes: Option<u64>,
+}
+
+impl Folders {
+    fn get(&self, controller: Controller) -> Option<&Path> {
+        match controller {
+            Controller::Memory => self.memory.as_deref(),
+            Controller::Processes => self.processes.as_deref(),
+            Controller::Cpu => self.cpu.as_deref(),
+            Controller::CpuCount => self.cpu_count.as_deref(),
+        }
+    }
+
+    fn set(&mut self, controller: Controller, folder: PathBuf) {
+        match controller {
+            Controller::Memory => self.memory = Some(folder),
+            Controller::Processes => self.processes = Some(folder),
+            Controller::Cpu => self.cpu = Some(folder),
+            Controller::CpuCount => self.cpu_count = Some(folder),
+        }
+    }
+
+    /// Each folder once.
+    fn each(&self) -> Vec<&Path> {
+        let mut all: Vec<&Path> = Controller::ALL.iter().filter_map(|controller| self.get(*controller)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn below(&self, name: &str) -> Folders {
+        let below = |folder: &Option<PathBuf>| folder.as_ref().map(|folder| folder.join(name));
+        Folders {
+            memory: below(&self.memory),
+            processes: below(&self.processes),
+            cpu: below(&self.cpu),
+            cpu_count: below(&self.cpu_count),
+        }
+    }
+}
+
+impl Controller {
+    const ALL: [Controller; 4] = [Controller::Memory, Controller::Processes, Controller::Cpu, Controller::CpuCount];
+}
+
+impl Cgroups {
+    /// The cgroups below this process's own, in a parent of this name. What an earlier node of the same name left in it is
+    /// killed and removed.
+    ///
+    /// # Errors
+    ///
+    /// There are none that this process may use, and why.
+    pub(super) fn open(name: &str) -> Result<Cgroups, String> {
+        let found = discover::discover(name)?;
+        let cgroups = Cgroups { version: found.version, parents: found.parents, missing: found.missing };
+        cgroups.clear();
+        Ok(cgroups)
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Why there is no such controller. `None`: there is one.
+    pub(super) fn missing(&self, controller: Controller) -> Option<&str> {
+        if self.parents.get(controller).is_some() {
+            return None;
+        }
+        let found = self.missing.iter().find(|(missing, _)| *missing == controller);
+        Some(found.map_or("the kernel has no such controller here", |(_, why)| why))
+    }
+
+    /// Makes the cgroup of a run.
+    pub(super) fn create(&self, name: &str) -> io::Result<Cgroup> {
+        let cgroup = Cgroup { version: self.version, folders: self.parents.below(name) };
+        for folder in cgroup.folders.each() {
+            fs::create_dir(folder)?;
+        }
+        Ok(cgroup)
+    }
+
+    /// Kills and removes every cgroup of a run. Returns how many processes there were.
+    pub(super) fn clear(&self) -> usize {
+        let mut killed = 0;
+        for parent in self.parents.each() {
+            for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    killed += kill(&entry.path());
+                    remove(&entry.path()).ok();
+                }
+            }
+        }
+        killed
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        self.clear();
+        for parent in self.parents.each() {
+            fs::remove_dir(parent).ok();
+        }
+    }
+}
+
+impl Cgroup {
+    /// The folder as a new process can be started in it, in version 2.
+    pub(super) fn entrance(&self) -> Option<fs::File> {
+        let folder = self.folders.each().first().copied().filter(|_| self.version == Version::Two)?;
+        fs::File::open(folder).ok()
+    }
+
+    /// Moves a process in. Slow (some ms) after a quiet time: the kernel waits for all processors.
+    pub(super) fn add(&self, pid: u32) -> io::Result<()> {
+        for folder in self.folders.each() {
+            fs::write(folder.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Sets limits; none are set on a new cgroup.
+    pub(super) fn limit(&self, limits: &CgroupLimits) -> io::Result<()> {
+        if let (Some(bytes), Some(folder)) = (limits.memory_bytes, self.folders.get(Controller::Memory)) {
+            match self.version {
+                Version::One => v1::limit_memory(folder, bytes)?,
+                Version::Two => v2::limit_memory(folder, bytes)?,
+            }
+        }
+        if let (Some(count), Some(folder)) = (limits.processes, self.folders.get(Controller::Processes)) {
+            fs::write(folder.join("pids.max"), count.to_string())?;
+        }
+        if let (Some(millis), Some(folder)) = (limits.cpu_millis, self.folders.get(Controller::Cpu)) {
+            match self.version {
+                Version::One => v1::limit_cpu(folder, millis)?,
+                Version::Two => v2::limit_cpu(folder, millis)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What the kernel has counted so far.
+    pub(super) fn evidence(&self) -> Evidence {
+        let mut evidence = match self.version {
+            Version::One => v1::evidence(&self.folders),
+            Version::Two => v2::evidence(&self.folders),
+        };
+        evidence.refused_processes = self.refused_processes();
+        evidence
+    }
+
+    /// How often a new process or thread was refused.
+    pub(super) fn refused_processes(&self) -> Option<u64> {
+        let folder = self.folders.get(Controller::Processes)?;
+        field(&fs::read_to_string(folder.join("pids.events")).ok()?, "max")
+    }
+
+    /// The processor time used so far, by all processes together.
+    pub(super) fn cpu(&self) -> Option<Duration> {
+        let (user, system) = match self.version {
+            Version::One => v1::cpu(&self.folders),
+            Version::Two => v2::cpu(&self.folders),
+        }?;
+        Some(user + system)
+    }
+
+    /// Removes it. Whatever is left in it is killed.
+    fn remove_all(&self) -> io::Result<()> {
+        let mut result = Ok(());
+        for folder in self.folders.each() {
+            if fs::remove_dir(folder).is_err() {
+                kill(folder);
+                result = result.and(remove(folder));
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove_all() {
+            tracing::warn!(%error, "a cgroup is left behind");
+        }
+    }
+}
+
+/// Kills everything in a cgroup. Returns how many processes there were.
+fn kill(folder: &Path) -> usize {
+    let procs = || fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let found = procs().lines().count();
+    // Version 2, since Linux 5.14: all at once.
+    if fs::write(folder.join("cgroup.kill"), "1").is_ok() {
+        return found;
+    }
+    let since = Instant::now();
+    while since.elapsed() < PATIENCE {
+        let text = procs();
+        let pids: Vec<Pid> = text.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect();
+        if pids.is_empty() {
+            break;
+        }
+        for pid in pids {
+            rustix::process::kill_process(pid, Signal::KILL).ok();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    found
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
+    let since = Instant::now();
+    loop {
+        match fs::remove_dir(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && since.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The number behind a name, in a file of lines such as `name 5`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    value.trim().parse().ok()
+}
+
+/// The number that is all of a file.
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(field(text, "oom_kill"), Some(3));
+        assert_eq!(field(text, "oom"), None);
+    }
+}

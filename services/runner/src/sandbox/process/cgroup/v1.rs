@@ -1,0 +1,46 @@
+//! Version 1: a hierarchy per controller.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Evidence, Folders, field, number};
+
+/// The time over which a processor share is measured, in microseconds: the kernel's default.
+const PERIOD: u64 = 100_000;
+
+pub(super) fn limit_memory(folder: &Path, bytes: u64) -> io::Result<()> {
+    fs::write(folder.join("memory.limit_in_bytes"), bytes.to_string())?;
+    // Memory and swap together, so that nothing goes to swap instead. Absent where swap is not accounted for.
+    match fs::write(folder.join("memory.memsw.limit_in_bytes"), bytes.to_string()) {
+        Err(error) if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
+pub(super) fn limit_cpu(folder: &Path, millis: u32) -> io::Result<()> {
+    // The kernel takes no less than 1 ms.
+    let quota = (u64::from(millis) * PERIOD / 1000).max(1000);
+    fs::write(folder.join("cpu.cfs_period_us"), PERIOD.to_string())?;
+    fs::write(folder.join("cpu.cfs_quota_us"), quota.to_string())
+}
+
+pub(super) fn evidence(folders: &Folders) -> Evidence {
+    let memory = folders.memory.as_deref();
+    let oom = memory.and_then(|folder| fs::read_to_string(folder.join("memory.oom_control")).ok());
+    let cpu = cpu(folders);
+    Evidence {
+        oom_kills: oom.and_then(|text| field(&text, "oom_kill")),
+        peak_memory_bytes: memory.and_then(|folder| number(&folder.join("memory.max_usage_in_bytes"))),
+        cpu_user: cpu.map(|(user, _)| user),
+        cpu_system: cpu.map(|(_, system)| system),
+        refused_processes: None,
+    }
+}
+
+pub(super) fn cpu(folders: &Folders) -> Option<(Duration, Duration)> {
+    let folder = folders.cpu_count.as_deref()?;
+    let nanos = |name: &str| number(&folder.join(name)).map(Duration::from_nanos);
+    Some((nanos("cpuacct.usage_user")?, nanos("cpuacct.usage_sys")?))
+}

@@ -1,0 +1,126 @@
+//! The last steps before a script's program is loaded, in the process that becomes its main process.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Gid, Resource, Rlimit, Signal, Uid, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::super::sys;
+use super::super::wire::{self, Fault, Notice, ProcessLimits, Script, Step};
+use super::confine::Applicable;
+
+/// How much longer a process has after SIGXCPU than its processor time, before it is killed.
+const CPU_GRACE: Duration = Duration::from_secs(1);
+
+/// Becomes the script. Reports why it could not be started, and ends.
+pub(super) fn become_script(
+    script: &Script,
+    descriptors: &[OwnedFd],
+    user: Option<u32>,
+    confinement: Applicable<'_>,
+    (control, report): (&OwnedFd, OwnedFd),
+) -> ! {
+    let fault = match try_become(script, descriptors, user, confinement, control) {
+        Ok(never) => match never {},
+        Err(fault) => fault,
+    };
+    // Whoever waits for it takes an empty report for a start; this one never is.
+    let text = serde_json::to_vec(&fault).unwrap_or_else(|_| b"{}".to_vec());
+    File::from(report).write_all(&text).ok();
+    sys::exit_now(127)
+}
+
+fn try_become(
+    script: &Script,
+    descriptors: &[OwnedFd],
+    user: Option<u32>,
+    confinement: Applicable<'_>,
+    control: &OwnedFd,
+) -> Result<std::convert::Infallible, Fault> {
+    let [stdin, stdout, stderr] = descriptors else {
+        return Err(Fault { step: "find the standard streams".to_owned(), errno: libc::EBADF });
+    };
+    // The kernel tells the node who this is.
+    wire::send(control, &Notice::Here, &[]).step("tell the node")?;
+    sys::allow_signals().step("allow signals")?;
+    rustix::process::setsid().step("start a session")?;
+    rustix::stdio::dup2_stdin(stdin).step("connect standard input")?;
+    rustix::stdio::dup2_stdout(stdout).step("connect standard output")?;
+    rustix::stdio::dup2_stderr(stderr).step("connect standard error")?;
+    limit(&script.limits)?;
+    if let Some(user) = user {
+        become_user(user)?;
+    }
+    rustix::process::chdir(&script.directory).step("enter the working folder")?;
+    drop_capabilities(CapabilitySet::empty())?;
+    // After the change of the user, which clears it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("die with the sandbox")?;
+    rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
+    sys::inherit_nothing();
+    let Some((program, arguments)) = script.command.split_first() else {
+        return Err(Fault { step: "find the program".to_owned(), errno: libc::ENOENT });
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(script.environment.iter().map(|(name, value)| (name, value)));
+    confinement.apply()?;
+    let mut error = command.exec();
+    // A program that was written a moment ago can be busy: another process may hold the writer's descriptor until its
+    // own exec.
+    for _ in 0..50 {
+        if error.kind() != io::ErrorKind::ExecutableFileBusy {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        error = command.exec();
+    }
+    Err(Fault::new("load the program", &error))
+}
+
+/// Becomes a user without privileges, for good.
+pub(super) fn become_user(user: u32) -> Result<(), Fault> {
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(user));
+    rustix::thread::set_thread_groups(&[]).step("leave all groups")?;
+    rustix::thread::set_thread_res_gid(group, group, group).step("change the group")?;
+    rustix::thread::set_thread_res_uid(user, user, user).step("change the user")
+}
+
+/// Gives up all capabilities but these, those that a program could bring along included.
+pub(super) fn drop_capabilities(kept: CapabilitySet) -> Result<(), Fault> {
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).step("give up capabilities")
+}
+
+fn limit(limits: &ProcessLimits) -> Result<(), Fault> {
+    let exactly = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
+    // Where this process itself is held to less, so is the script.
+    let set = |resource, limit: Rlimit, name: &str| {
+        let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        let lower = |value: Option<u64>| value.map(|value| value.min(most));
+        let limit = Rlimit { current: lower(limit.current), maximum: lower(limit.maximum) };
+        setrlimit(resource, limit).step(format!("set the limit {name}"))
+    };
+    set(Resource::Core, exactly(0), "RLIMIT_CORE")?;
+    set(Resource::Nofile, exactly(limits.open_files), "RLIMIT_NOFILE")?;
+    if let Some(bytes) = limits.file_bytes {
+        set(Resource::Fsize, exactly(bytes), "RLIMIT_FSIZE")?;
+    }
+    if let Some(count) = limits.processes {
+        set(Resource::Nproc, exactly(count), "RLIMIT_NPROC")?;
+    }
+    if let Some(bytes) = limits.data_bytes {
+        set(Resource::Data, exactly(bytes), "RLIMIT_DATA")?;
+    }
+    if let Some(time) = limits.cpu {
+        // Whole seconds, rounded up: a run that may use 1.5 s is not ended after 1 s.
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let maximum = Some(seconds.saturating_add(CPU_GRACE.as_secs()));
+        set(Resource::Cpu, Rlimit { current: Some(seconds), maximum }, "RLIMIT_CPU")?;
+    }
+    Ok(())
+}
+

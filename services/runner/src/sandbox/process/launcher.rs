@@ -1,0 +1,166 @@
+//! The node's end of the helper: starts it, and has sandboxes made by it.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use super::sys;
+use super::wire::{self, Capable, Fault, Prepare, Setup};
+use crate::sandbox::SandboxError;
+
+/// How long the helper may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take to end once the node has let go of it.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How the helper is started.
+#[derive(Clone, Debug)]
+pub struct HelperCommand {
+    /// A program whose `main` begins with [`super::helper::run_if_asked`].
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+impl Default for HelperCommand {
+    /// This program.
+    fn default() -> Self {
+        HelperCommand { program: "/proc/self/exe".into(), arguments: vec![super::helper::ARGUMENT.into()] }
+    }
+}
+
+/// A helper that runs; started again when it has died.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    command: HelperCommand,
+    setup: Setup,
+    capable: Capable,
+    connection: Mutex<Option<Connection>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    /// `None`: let go of.
+    socket: Option<OwnedFd>,
+    child: Child,
+}
+
+impl Launcher {
+    pub(super) fn start(command: HelperCommand, setup: Setup) -> Result<Launcher, SandboxError> {
+        let (connection, capable) = Connection::open(&command, &setup)?;
+        Ok(Launcher { command, setup, capable, connection: Mutex::new(Some(connection)) })
+    }
+
+    pub(super) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    pub(super) fn capable(&self) -> &Capable {
+        &self.capable
+    }
+
+    /// Has a sandbox made. Returns the id of its first process, and a handle to it.
+    pub(super) fn prepare(
+        &self,
+        order: &Prepare,
+        control: BorrowedFd<'_>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<(u32, OwnedFd), SandboxError> {
+        let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        for last in [false, true] {
+            let connection = match &mut *slot {
+                Some(connection) => connection,
+                empty => empty.insert(Connection::open(&self.command, &self.setup)?.0),
+            };
+            match connection.prepare(order, control, cgroup) {
+                Ok(answer) => return answer.map_err(SandboxError::from),
+                // Killed, perhaps for want of memory. Once more, with a new one.
+                Err(error) if !last => {
+                    tracing::warn!(%error, "the sandbox helper is gone; starting it again");
+                    *slot = None;
+                }
+                Err(source) => {
+                    *slot = None;
+                    return Err(SandboxError::Setup { step: "speak with the helper".to_owned(), source });
+                }
+            }
+        }
+        Err(SandboxError::ShuttingDown)
+    }
+}
+
+impl Connection {
+    fn open(command: &HelperCommand, setup: &Setup) -> Result<(Connection, Capable), SandboxError> {
+        let failed = |source| SandboxError::Io { action: "start the sandbox helper", path: command.program.clone(), source };
+        let (socket, theirs) = wire::pair().map_err(failed)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).map_err(|error| failed(error.into()))?;
+        sys::inherit_nothing();
+        let child = Command::new(&command.program)
+            .args(&command.arguments)
+            .env_clear()
+            .current_dir("/")
+            // A terminal's signals are for the node alone.
+            .process_group(0)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        let connection = Connection { socket: Some(socket), child };
+        wire::send(connection.socket().map_err(failed)?, setup, &[]).map_err(failed)?;
+        let answer = wire::receive::<Result<Capable, Fault>>(connection.socket().map_err(failed)?).map_err(failed)?;
+        match answer {
+            Some((Ok(capable), _)) => Ok((connection, capable)),
+            Some((Err(fault), _)) => Err(fault.into()),
+            None => Err(failed(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    fn socket(&self) -> io::Result<&OwnedFd> {
+        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn prepare(
+        &mut self,
+        order: &Prepare,
+        control: BorrowedFd<'_>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Result<(u32, OwnedFd), Fault>> {
+        let descriptors: Vec<BorrowedFd<'_>> = [control].into_iter().chain(cgroup).collect();
+        let socket = self.socket()?.as_fd();
+        wire::send(socket, order, &descriptors)?;
+        match wire::receive::<Result<u32, Fault>>(socket)? {
+            Some((Ok(pid), mut handles)) => {
+                let handle = handles.pop().ok_or_else(|| io::Error::other("an answer without a handle"))?;
+                Ok(Ok((pid, handle)))
+            }
+            Some((Err(fault), _)) => Ok(Err(fault)),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // It ends when its socket is closed.
+        self.socket = None;
+        let since = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && since.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl From<Fault> for SandboxError {
+    fn from(fault: Fault) -> Self {
+        SandboxError::Setup { source: fault.error(), step: fault.step }
+    }
+}

@@ -1,0 +1,17 @@
+//! The same as in `process`, where a machine allows neither namespaces nor cgroups.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use runmesh_runner::Avoid;
+
+#[path = "process/endings.rs"]
+mod endings;
+#[path = "process/harness.rs"]
+mod harness;
+#[path = "process/hygiene.rs"]
+mod hygiene;
+#[path = "process/output.rs"]
+mod output;
+#[path = "process/start.rs"]
+mod start;
+
+const AVOID: Avoid = Avoid { namespaces: true, privileges: false, cgroups: true, landlock: false, seccomp: false };
