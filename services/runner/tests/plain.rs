@@ -9,6 +9,8 @@ mod endings;
 mod harness;
 #[path = "process/hygiene.rs"]
 mod hygiene;
+#[path = "process/ordinary.rs"]
+mod ordinary;
 #[path = "process/output.rs"]
 mod output;
 #[path = "process/start.rs"]

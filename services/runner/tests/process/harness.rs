@@ -66,8 +66,9 @@ impl Harness {
 
 /// The program that makes the sandboxes of these tests.
 pub(crate) fn helper() -> HelperCommand {
+    let elsewhere = std::env::var_os(crate::ordinary::HELPER_VARIABLE);
     HelperCommand {
-        program: env!("CARGO_BIN_EXE_sandbox-helper").into(),
+        program: elsewhere.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandbox-helper").into()).into(),
         arguments: vec![runmesh_runner::SANDBOX_HELPER_ARGUMENT.into()],
     }
 }

@@ -170,6 +170,9 @@ async fn the_receipt_tells_what_holds() {
     let limits: Vec<Limit> = finished.outcome.receipt.iter().map(|line| line.limit).collect();
     assert_eq!(limits, Limit::ALL);
     assert_eq!(told, finished.outcome.receipt);
+    if !crate::AVOID.namespaces {
+        assert_eq!(harness.sandbox.refusals(), [""; 0], "this machine should allow it");
+    }
     for line in &finished.outcome.receipt {
         assert_eq!(line.level == Level::None, line.mechanism.is_empty(), "{line:?}");
         assert_eq!(line.level == Level::Full, line.reason.is_empty(), "{line:?}");

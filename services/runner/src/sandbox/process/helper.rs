@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::Signal;
+use rustix::process::{DumpableBehavior, Signal};
 
 use super::sys::{self, Namespaces, Side};
 use super::wire::{self, Capable, Fault, Isolation, Prepare, Setup, Step};
@@ -88,6 +88,8 @@ impl Helper {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).step("adopt orphans")?;
         if let Some(user) = setup.become_user {
             script::become_user(user)?;
+            // The change took this process's own files in /proc from it; nobody else is this user.
+            rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).step("keep its own /proc files")?;
         }
         match setup.isolation {
             Isolation::Privileged => root::enter(&setup, false)?,

@@ -19,16 +19,19 @@ pub(super) fn open(config: ProcessConfig) -> Result<(Shared, Prepared), SandboxE
     let name = format!("runmesh-{:016x}", fingerprint(&config.root));
     let mut cgroups = if config.avoid.cgroups { Err(OFF.to_owned()) } else { Cgroups::open(&name) };
     let root = rustix::process::geteuid().is_root();
-    let users = if root { Users::find().map(Arc::new) } else { None };
     let mut refusals = Vec::new();
+    let users = match root.then(Users::find) {
+        Some(Ok(users)) => Some(Arc::new(users)),
+        Some(Err(why)) => {
+            refusals.push(format!("as root: {why}"));
+            None
+        }
+        None => None,
+    };
     let mut candidates = Vec::new();
     if !config.avoid.namespaces {
-        if config.avoid.privileges || !root {
-            // An ordinary user needs a user namespace.
-        } else if users.is_some() {
+        if users.is_some() && !config.avoid.privileges {
             candidates.push(Isolation::Privileged);
-        } else {
-            refusals.push("as root: no user ids for scripts are mapped here".to_owned());
         }
         if users.is_some() || !root {
             candidates.push(Isolation::UserNamespace);
