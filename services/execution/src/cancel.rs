@@ -72,6 +72,7 @@ async fn record(
             cancelled_by: Some(caller.user_id.clone()).filter(|user| !user.is_empty()),
             force_terminated: false,
             cases: None,
+            receipt: Vec::new(),
         };
         NewEvent::within(&loaded.first, PRODUCER, trace, cancelled)
     };

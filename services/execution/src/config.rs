@@ -33,6 +33,18 @@ pub struct LimitsConfig {
     pub memory_bytes: i64,
     /// Thousandths of a processor core.
     pub cpu_millis: i32,
+    /// Processor time of all processes together, such as "30s". Zero: no limit as a default; as a maximum, as the default.
+    #[serde(with = "humantime_serde", default)]
+    pub cpu_time: Duration,
+    /// Processes and threads at once. 0: the sandbox's own limit as a default; as a maximum, as the default.
+    #[serde(default)]
+    pub processes: i32,
+    /// Bytes of all files that a script makes. 0: as for `processes`.
+    #[serde(default)]
+    pub disk_bytes: i64,
+    /// Bytes of any one file that a script writes. 0: as `disk_bytes`.
+    #[serde(default)]
+    pub file_bytes: i64,
 }
 
 impl Default for ExecutionConfig {
@@ -43,12 +55,20 @@ impl Default for ExecutionConfig {
                 output_bytes: 16 << 20,
                 memory_bytes: 512 << 20,
                 cpu_millis: 1_000,
+                cpu_time: Duration::ZERO,
+                processes: 256,
+                disk_bytes: 256 << 20,
+                file_bytes: 0,
             },
             maximum_limits: LimitsConfig {
                 wall_time: Duration::from_secs(600),
                 output_bytes: 64 << 20,
                 memory_bytes: 4 << 30,
                 cpu_millis: 4_000,
+                cpu_time: Duration::from_secs(2400),
+                processes: 1_024,
+                disk_bytes: 1 << 30,
+                file_bytes: 1 << 30,
             },
             maximum_source_bytes: 4 << 20,
             maximum_files: 100,
@@ -64,6 +84,10 @@ impl LimitsConfig {
             output_bytes: self.output_bytes,
             memory_bytes: self.memory_bytes,
             cpu_millis: self.cpu_millis,
+            cpu_time: (!self.cpu_time.is_zero()).then(|| to_duration(self.cpu_time)),
+            processes: self.processes,
+            disk_bytes: self.disk_bytes,
+            file_bytes: self.file_bytes,
         }
     }
 }

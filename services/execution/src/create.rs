@@ -2,16 +2,16 @@
 
 use runmesh_events::{ExecutionId, NewEvent, Payload, TraceParent};
 use runmesh_proto::{
-    event::ExecutionRequested,
+    event::{EnforcementLevel, ExecutionRequested},
     execution::{CreateExecutionRequest, Execution, ExecutionSpec, RetryExecutionRequest},
 };
-use runmesh_rpc::Caller;
+use runmesh_rpc::{Caller, Violation};
 use runmesh_store::{Expected, StoreError};
 
 use crate::{
     error::ExecutionError,
     projection,
-    service::{ExecutionService, PRODUCER, execution_id},
+    service::{ExecutionService, PRODUCER, Runtimes, api_name, execution_id},
     spec,
     state::ExecutionLog,
     validate,
@@ -64,7 +64,9 @@ async fn record(
         return Err(ExecutionError::field("request_id", format!("has more than {MAX_REQUEST_ID} characters")));
     }
     let version = asked.spec.language_version.clone();
-    let (spec, runtime) = validate::spec(asked.spec, service.config(), service.runtimes())?;
+    let (mut spec, runtime) = validate::spec(asked.spec, service.config(), service.runtimes())?;
+    spec.strict |= service.runtimes().strict();
+    enforceable(&spec, service.runtimes())?;
     // A request id leads to one execution id, so the second of two calls finds the log that the first began.
     let id = match asked.request_id.as_str() {
         "" => ExecutionId::new(),
@@ -90,6 +92,20 @@ async fn record(
         Err(error) => return Err(error.into()),
     }
     Ok(service.load(&id).await?.execution())
+}
+
+/// Refuses a strict request of which not everything can be held to.
+fn enforceable(spec: &ExecutionSpec, runtimes: &dyn Runtimes) -> Result<(), ExecutionError> {
+    if !spec.strict {
+        return Ok(());
+    }
+    let receipt = runtimes.receipt(&spec.limits.unwrap_or_default());
+    let missing: Vec<Violation> = receipt
+        .into_iter()
+        .filter(|line| line.level() != EnforcementLevel::Full && !line.asked.is_empty())
+        .map(|line| Violation::new(api_name(line.limit()), line.reason))
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(ExecutionError::NotEnforced(missing)) }
 }
 
 /// Checks that the log begins with the same request.

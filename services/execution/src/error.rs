@@ -25,6 +25,9 @@ pub enum ExecutionError {
     /// The execution has not ended.
     #[error("execution {0} has not ended")]
     NotEnded(String),
+    /// A strict request, and these limits can't be held to in full here.
+    #[error("the request is strict, and these limits are not enforced in full here: {}", listed(.0))]
+    NotEnforced(Vec<Violation>),
     /// Others kept changing the execution.
     #[error("the execution kept changing; try again")]
     Contended,
@@ -40,6 +43,10 @@ impl ExecutionError {
     }
 }
 
+fn listed(violations: &[Violation]) -> String {
+    violations.iter().map(|one| format!("{} ({})", one.field, one.description)).collect::<Vec<_>>().join(", ")
+}
+
 /// How long a client should wait before it tries again what may succeed later.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -53,6 +60,7 @@ impl From<ExecutionError> for Status {
             ExecutionError::RequestIdReused(_) => status::already_exists("request_id", "REQUEST_ID_REUSED", words),
             ExecutionError::Ended(_) => status::failed_precondition("EXECUTION_ENDED", words),
             ExecutionError::NotEnded(_) => status::failed_precondition("EXECUTION_NOT_ENDED", words),
+            ExecutionError::NotEnforced(missing) => status::failed_preconditions("LIMITS_NOT_ENFORCED", words, missing),
             ExecutionError::Contended => status::aborted("CONTENDED", words),
             ExecutionError::Store(StoreError::Gone(id)) => status::not_found("execution", id.as_str()),
             ExecutionError::Store(error) if error.is_transient() => status::unavailable(words, RETRY_AFTER),

@@ -4,12 +4,14 @@ use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
 use runmesh_events::{AggregateId, Event, ExecutionId};
+use runmesh_proto::event::{Enforcement, EnforcementLevel, LimitKind};
 use runmesh_proto::execution::{
     CancelExecutionRequest, CancelExecutionResponse, CreateExecutionRequest, CreateExecutionResponse,
     DeleteExecutionRequest, DeleteExecutionResponse, Execution, GetExecutionRequest, GetExecutionResponse,
-    GetLimitsRequest, GetLimitsResponse, ListExampleScriptsRequest, ListExampleScriptsResponse, ListExecutionsRequest,
-    ListExecutionsResponse, ListRuntimesRequest, ListRuntimesResponse, RetryExecutionRequest, RetryExecutionResponse,
-    Runtime, WaitExecutionRequest, WaitExecutionResponse, WatchExecutionRequest, WatchExecutionResponse,
+    GetLimitsRequest, GetLimitsResponse, Limits, ListExampleScriptsRequest, ListExampleScriptsResponse,
+    ListExecutionsRequest, ListExecutionsResponse, ListRuntimesRequest, ListRuntimesResponse, RetryExecutionRequest,
+    RetryExecutionResponse, Runtime, WaitExecutionRequest, WaitExecutionResponse, WatchExecutionRequest,
+    WatchExecutionResponse,
     execution_service_server::{self, ExecutionServiceServer},
 };
 use runmesh_rpc::{MAX_REQUEST_BYTES, caller_of, trace_of};
@@ -35,8 +37,10 @@ pub trait Runtimes: Send + Sync + 'static {
     fn list(&self) -> Vec<Runtime>;
     /// The newest one of a language whose version is, or begins with, this one.
     fn resolve(&self, language: &str, version: &str) -> Option<Runtime>;
-    /// The fields of `Limits` that the runner enforces.
-    fn enforced(&self) -> Vec<String>;
+    /// What the runner would hold of these limits, by what, and what not and why.
+    fn receipt(&self, limits: &Limits) -> Vec<Enforcement>;
+    /// Whether every request is taken for a strict one.
+    fn strict(&self) -> bool;
 }
 
 /// What the service works with.
@@ -143,6 +147,24 @@ pub(crate) fn execution_id(text: &str) -> Result<ExecutionId, ExecutionError> {
     text.parse().map_err(|error| ExecutionError::field("execution_id", format!("{error}")))
 }
 
+/// The field of `Limits`, or what else is held.
+pub(crate) fn api_name(limit: LimitKind) -> &'static str {
+    match limit {
+        LimitKind::Unspecified => "",
+        LimitKind::WallTime => "wall_time",
+        LimitKind::CpuTime => "cpu_time",
+        LimitKind::Cpu => "cpu_millis",
+        LimitKind::Memory => "memory_bytes",
+        LimitKind::Processes => "processes",
+        LimitKind::Output => "output_bytes",
+        LimitKind::FileSize => "file_bytes",
+        LimitKind::Disk => "disk_bytes",
+        LimitKind::Network => "network",
+        LimitKind::Filesystem => "filesystem",
+        LimitKind::Syscalls => "syscalls",
+    }
+}
+
 type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchExecutionResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -222,10 +244,13 @@ impl execution_service_server::ExecutionService for ExecutionService {
 
     async fn get_limits(&self, _request: Request<GetLimitsRequest>) -> Result<Response<GetLimitsResponse>, Status> {
         let config = self.config();
+        let receipt = self.runtimes().receipt(&config.default_limits.to_proto());
+        let full = receipt.iter().filter(|line| line.level() == EnforcementLevel::Full);
         Ok(Response::new(GetLimitsResponse {
             default_limits: Some(config.default_limits.to_proto()),
             maximum_limits: Some(config.maximum_limits.to_proto()),
-            enforced: self.runtimes().enforced(),
+            enforced: full.map(|line| api_name(line.limit()).to_owned()).collect(),
+            receipt,
             maximum_source_bytes: i64::try_from(config.maximum_source_bytes).unwrap_or(i64::MAX),
             maximum_files: i32::try_from(config.maximum_files).unwrap_or(i32::MAX),
             ..GetLimitsResponse::default()

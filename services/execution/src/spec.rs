@@ -42,6 +42,11 @@ pub(crate) fn to_request(
         environment: spec.environment,
         output_limit_bytes: limits.output_bytes,
         labels: spec.labels,
+        strict: spec.strict,
+        cpu_time_limit: limits.cpu_time,
+        process_limit: limits.processes,
+        disk_limit_bytes: limits.disk_bytes,
+        file_limit_bytes: limits.file_bytes,
         ..ExecutionRequested::default()
     }
 }
@@ -62,7 +67,12 @@ pub(crate) fn of_request(request: &ExecutionRequested) -> ExecutionSpec {
             output_bytes: request.output_limit_bytes,
             memory_bytes: request.memory_limit.parse().unwrap_or_default(),
             cpu_millis: request.cpu_limit.trim_end_matches('m').parse().unwrap_or_default(),
+            cpu_time: request.cpu_time_limit,
+            processes: request.process_limit,
+            disk_bytes: request.disk_limit_bytes,
+            file_bytes: request.file_limit_bytes,
         }),
+        strict: request.strict,
         priority: request.priority,
         labels: request.labels.clone(),
         ..ExecutionSpec::default()

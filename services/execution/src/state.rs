@@ -1,6 +1,7 @@
 //! An execution as its log tells it: a pure fold over events.
 
 use runmesh_events::{Event, EventType, Payload, lifecycle};
+use runmesh_proto::event::Enforcement;
 use runmesh_proto::execution::{Execution, ExecutionState};
 
 use crate::spec;
@@ -55,8 +56,9 @@ impl ExecutionLog {
                     execution.set_state(ExecutionState::Cancelling);
                 }
             }
-            Payload::ExecutionStarted(_) => {
+            Payload::ExecutionStarted(started) => {
                 execution.started_at = event.occurred_at;
+                execution.receipt.clone_from(&started.receipt);
                 if !self.terminal && !self.cancel_asked_for {
                     execution.set_state(ExecutionState::Running);
                 }
@@ -65,6 +67,7 @@ impl ExecutionLog {
                 execution.set_state(ExecutionState::Completed);
                 execution.exit_code = Some(ended.exit_code);
                 execution.resource_usage = ended.resource_usage;
+                held(execution, &ended.receipt);
             }
             Payload::ExecutionFailed(ended) => {
                 execution.set_state(ExecutionState::Failed);
@@ -73,15 +76,18 @@ impl ExecutionLog {
                 execution.error_type = ended.error_type;
                 execution.error_message = ended.error_message.clone();
                 execution.resource_usage = ended.resource_usage;
+                held(execution, &ended.receipt);
             }
             Payload::ExecutionTimeout(ended) => {
                 execution.set_state(ExecutionState::TimedOut);
                 execution.error_message = "the wall-clock limit was reached".to_owned();
                 execution.resource_usage = ended.resource_usage;
+                held(execution, &ended.receipt);
             }
             Payload::ExecutionCancelled(ended) => {
                 execution.set_state(ExecutionState::Cancelled);
                 execution.error_message = ended.reason.clone();
+                held(execution, &ended.receipt);
             }
             _ => {}
         }
@@ -143,6 +149,13 @@ impl ExecutionLog {
             spec.stdin.clear();
         }
         summary
+    }
+}
+
+/// Takes the receipt of the end, if there is one: what could not be started has none.
+fn held(execution: &mut Execution, receipt: &[Enforcement]) {
+    if !receipt.is_empty() {
+        execution.receipt = receipt.to_vec();
     }
 }
 

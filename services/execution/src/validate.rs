@@ -1,6 +1,6 @@
 //! What a spec has to be like. Every violation is collected, so that a client sees all of them at once.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use runmesh_events::{from_duration, to_duration};
 use runmesh_proto::{
@@ -233,34 +233,52 @@ fn limits(asked: &Limits, config: &ExecutionConfig, violations: &mut Vec<Violati
     let memory_bytes = number("memory_bytes", asked.memory_bytes, default.memory_bytes, maximum.memory_bytes);
     let cpu_millis =
         number("cpu_millis", asked.cpu_millis.into(), default.cpu_millis.into(), maximum.cpu_millis.into());
-    let wall_time = match asked.wall_time.as_ref().map(|wall_time| (wall_time, from_duration(wall_time))) {
-        None => config.default_limits.wall_time,
-        Some((_, Some(wall_time))) if wall_time.is_zero() => config.default_limits.wall_time,
-        Some((_, Some(wall_time))) if wall_time <= config.maximum_limits.wall_time => wall_time,
-        Some((_, Some(wall_time))) => {
-            violations.push(Violation::new(
-                "spec.limits.wall_time",
-                format!(
-                    "is {} s; the most is {} s",
-                    wall_time.as_secs_f64(),
-                    config.maximum_limits.wall_time.as_secs_f64()
-                ),
-            ));
-            wall_time
-        }
-        Some((malformed, None)) => {
-            violations.push(Violation::new(
-                "spec.limits.wall_time",
-                format!("{} s and {} ns is negative or malformed", malformed.seconds, malformed.nanos),
-            ));
-            config.default_limits.wall_time
-        }
-    };
+    // A maximum of 0 stands for the default.
+    let or = |maximum: i64, default: i64| if maximum == 0 { default } else { maximum };
+    let (default_processes, default_disk) = (i64::from(default.processes), default.disk_bytes);
+    let processes =
+        number("processes", asked.processes.into(), default_processes, or(maximum.processes.into(), default_processes));
+    let disk_bytes = number("disk_bytes", asked.disk_bytes, default_disk, or(maximum.disk_bytes, default_disk));
+    let file_bytes =
+        number("file_bytes", asked.file_bytes, default.file_bytes, or(maximum.file_bytes, maximum.disk_bytes));
+    let (config_default, config_maximum) = (&config.default_limits, &config.maximum_limits);
+    let most_cpu = if config_maximum.cpu_time.is_zero() { config_default.cpu_time } else { config_maximum.cpu_time };
+    let wall_time =
+        time("wall_time", asked.wall_time.as_ref(), config_default.wall_time, config_maximum.wall_time, violations);
+    let cpu_time = time("cpu_time", asked.cpu_time.as_ref(), config_default.cpu_time, most_cpu, violations);
     Limits {
         wall_time: Some(to_duration(wall_time)),
         output_bytes,
         memory_bytes,
         cpu_millis: i32::try_from(cpu_millis).unwrap_or(default.cpu_millis),
+        cpu_time: (!cpu_time.is_zero()).then(|| to_duration(cpu_time)),
+        processes: i32::try_from(processes).unwrap_or(default.processes),
+        disk_bytes,
+        file_bytes,
+    }
+}
+
+/// A duration of a request, with its default and its maximum.
+fn time(
+    field: &str,
+    asked: Option<&prost_types::Duration>,
+    default: Duration,
+    maximum: Duration,
+    violations: &mut Vec<Violation>,
+) -> Duration {
+    let Some(given) = asked else { return default };
+    let mut violation = |words| violations.push(Violation::new(format!("spec.limits.{field}"), words));
+    match from_duration(given) {
+        Some(time) if time.is_zero() => default,
+        Some(time) if time <= maximum => time,
+        Some(time) => {
+            violation(format!("is {} s; the most is {} s", time.as_secs_f64(), maximum.as_secs_f64()));
+            time
+        }
+        None => {
+            violation(format!("{} s and {} ns is negative or malformed", given.seconds, given.nanos));
+            default
+        }
     }
 }
 

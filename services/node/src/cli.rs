@@ -26,6 +26,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show the topics, or compare them with what the bus has
     Topics(TopicsArgs),
+    /// Show what this machine can enforce, and how to get more
+    Doctor(DoctorArgs),
     /// Call any method of any service
     Call(CallArgs),
 }
@@ -139,6 +141,17 @@ pub enum TopicsAction {
     List,
     /// Compare it with what the bus has; fails when they differ
     Check,
+}
+
+/// `runmesh doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The settings, which have the limits to try.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// `runmesh call`.

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod call;
+mod doctor;
 mod print;
 mod run;
 mod serve;
@@ -37,6 +38,7 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
             Command::Dev(args) => serve::dev(args, environment).await,
             Command::Serve(args) => serve::serve(args, environment).await,
             Command::Topics(args) => topics::topics(args, environment).await,
+            Command::Doctor(args) => doctor::doctor(args, environment).await,
             Command::Call(args) => call::call(args).await,
         }
     });

@@ -9,6 +9,7 @@ use std::{
 use config::{FileFormat, Map};
 use runmesh_execution::ExecutionConfig;
 use runmesh_rpc::Secret;
+use runmesh_runner::Avoid;
 use runmesh_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +131,12 @@ pub struct RunnerConfig {
     pub cancel_grace: Duration,
     /// A registry file of runtimes instead of the one that is built in.
     pub runtimes: Option<PathBuf>,
+    /// Refuse every request of which a limit can't be held to in full, as if it asked for that itself.
+    pub strict: bool,
+    /// How many sandboxes are set up in advance.
+    pub pool: usize,
+    /// What the sandbox is not to use, though the machine may have it.
+    pub avoid: Avoid,
 }
 
 /// The gateway.
@@ -214,7 +221,7 @@ impl Default for BusConfig {
 
 impl Default for RunnerConfig {
     fn default() -> Self {
-        Self { cancel_grace: Duration::from_secs(2), runtimes: None }
+        Self { cancel_grace: Duration::from_secs(2), runtimes: None, strict: false, pool: 2, avoid: Avoid::default() }
     }
 }
 

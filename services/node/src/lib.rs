@@ -12,6 +12,7 @@ mod environment;
 mod node;
 mod roles;
 mod runtimes;
+mod sandbox;
 mod telemetry;
 
 pub use cli::Cli;

@@ -1,21 +1,25 @@
 //! The runner's registry of runtimes, as the execution service asks for it.
 
+use std::sync::Arc;
+
 use runmesh_execution as execution;
-use runmesh_proto::execution::Runtime;
-use runmesh_runner::{Runtimes, Sandbox};
+use runmesh_proto::{
+    event::Enforcement,
+    execution::{Limits, Runtime},
+};
+use runmesh_runner::{Runtimes, Sandbox, limits_of_proto, receipt_to_proto};
 
 /// The runtimes of this machine.
 pub(crate) struct LocalRuntimes {
     found: Runtimes,
-    enforced: Vec<String>,
+    sandbox: Arc<dyn Sandbox>,
+    strict: bool,
 }
 
 impl LocalRuntimes {
     /// These runtimes, in this sandbox.
-    pub(crate) fn new(found: Runtimes, sandbox: &dyn Sandbox) -> Self {
-        let enforced =
-            sandbox.receipt().iter().filter(|line| line.holds()).map(|line| line.limit.as_str().to_owned()).collect();
-        Self { found, enforced }
+    pub(crate) fn new(found: Runtimes, sandbox: Arc<dyn Sandbox>, strict: bool) -> Self {
+        Self { found, sandbox, strict }
     }
 }
 
@@ -28,8 +32,12 @@ impl execution::Runtimes for LocalRuntimes {
         self.found.resolve(language, version).ok().map(to_proto)
     }
 
-    fn enforced(&self) -> Vec<String> {
-        self.enforced.clone()
+    fn receipt(&self, limits: &Limits) -> Vec<Enforcement> {
+        receipt_to_proto(&self.sandbox.receipt(&limits_of_proto(limits)))
+    }
+
+    fn strict(&self) -> bool {
+        self.strict
     }
 }
 

@@ -58,6 +58,7 @@ fn verdict(result: &mut ExecutionResult, event: &Event) {
             result.set_state(ExecutionState::Completed);
             result.exit_code = Some(ended.exit_code);
             result.resource_usage = ended.resource_usage;
+            result.receipt.clone_from(&ended.receipt);
         }
         Some(Payload::ExecutionFailed(ended)) => {
             result.set_state(ExecutionState::Failed);
@@ -65,15 +66,18 @@ fn verdict(result: &mut ExecutionResult, event: &Event) {
             result.error_type = ended.error_type;
             result.error_message = ended.error_message.clone();
             result.resource_usage = ended.resource_usage;
+            result.receipt.clone_from(&ended.receipt);
         }
         Some(Payload::ExecutionTimeout(ended)) => {
             result.set_state(ExecutionState::TimedOut);
             result.error_message = "the wall-clock limit was reached".to_owned();
             result.resource_usage = ended.resource_usage;
+            result.receipt.clone_from(&ended.receipt);
         }
         Some(Payload::ExecutionCancelled(ended)) => {
             result.set_state(ExecutionState::Cancelled);
             result.error_message = ended.reason.clone();
+            result.receipt.clone_from(&ended.receipt);
         }
         _ => {}
     }

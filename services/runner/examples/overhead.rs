@@ -74,11 +74,7 @@ fn spec(command: &[&str], number: u32) -> RunSpec {
         files: Vec::new(),
         stdin: "".into(),
         environment: Default::default(),
-        limits: Limits {
-            wall_time: Duration::from_secs(10),
-            output_bytes: 1024 * 1024,
-            ..Limits::default()
-        },
+        limits: Limits { wall_time: Duration::from_secs(10), output_bytes: 1024 * 1024, ..Limits::default() },
         part: String::new(),
         strict: false,
         collect: None,

@@ -15,6 +15,7 @@ use crate::{
     lease::RunLease,
     log::{CancelRequest, RunLog},
     output::{self, Tails},
+    receipt::receipt_to_proto,
     service::{Active, Inner, LEASE, command_cause, ordinal},
     verdict::{self, Ended},
 };
@@ -150,6 +151,7 @@ impl Execution {
                 pod_name: started.name.clone(),
                 node_name: Some(self.lease.document.node.clone()),
                 container_id: started.pid.map(|pid| pid.to_string()),
+                receipt: receipt_to_proto(&started.receipt),
             }
             .into(),
         ];

@@ -10,18 +10,18 @@ mod execute;
 mod lease;
 mod log;
 mod output;
+mod receipt;
 pub mod runtimes;
 pub mod sandbox;
 mod service;
 mod verdict;
 
+pub use receipt::{limits_of_proto, receipt_to_proto};
 pub use runtimes::{RegistryError, Runtime, Runtimes, Search, UnknownRuntime};
-pub use sandbox::process::helper::{
-    ARGUMENT as SANDBOX_HELPER_ARGUMENT, run_if_asked as run_sandbox_helper_if_asked,
-};
+pub use sandbox::process::helper::{ARGUMENT as SANDBOX_HELPER_ARGUMENT, run_if_asked as run_sandbox_helper_if_asked};
 pub use sandbox::process::{Avoid, HelperCommand, ProcessConfig, ProcessSandbox};
 pub use sandbox::{
-    Canceller, Chunk, Collect, Ending, Enforcement, Level, Limit, Limits, Outcome, OutputStream, Recovered, Run, RunSpec, Sandbox,
-    SandboxError, SourceFile, Started, Usage,
+    Canceller, Chunk, Collect, Ending, Enforcement, Level, Limit, Limits, Outcome, OutputStream, Recovered, Run,
+    RunSpec, Sandbox, SandboxError, SourceFile, Started, Usage,
 };
 pub use service::{GROUP, Runner};

@@ -6,7 +6,7 @@ use runmesh_events::{AggregateId, Event, EventType, Payload, from_duration, life
 use runmesh_proto::event::ExecutionRequested;
 use runmesh_store::{EventStore, StoreError, read_log};
 
-use crate::{Limits, RunSpec, SourceFile};
+use crate::{Limits, RunSpec, SourceFile, receipt::positive};
 
 const TYPES: [EventType; 7] = [
     EventType::ExecutionRequested,
@@ -95,10 +95,13 @@ pub(crate) fn run_spec(request: &ExecutionRequested, attempt: u32) -> RunSpec {
             output_bytes: u64::try_from(request.output_limit_bytes).unwrap_or_default(),
             memory_bytes: request.memory_limit.parse().ok(),
             cpu_millis: request.cpu_limit.trim_end_matches('m').parse().ok(),
-            ..Limits::default()
+            cpu_time: request.cpu_time_limit.as_ref().and_then(from_duration),
+            processes: positive(request.process_limit),
+            disk_bytes: positive(request.disk_limit_bytes),
+            file_bytes: positive(request.file_limit_bytes),
         },
         part: String::new(),
-        strict: false,
+        strict: request.strict,
         collect: None,
         readable: Vec::new(),
     }

@@ -2,12 +2,14 @@
 
 use runmesh_events::{Payload, to_duration};
 use runmesh_proto::event::{
-    ExecutionCancelled, ExecutionCompleted, ExecutionErrorType, ExecutionFailed, ExecutionTimeout, PodFailed,
-    PodSucceeded, PodTerminated, ResourceUsage,
+    Enforcement, ExecutionCancelled, ExecutionCompleted, ExecutionErrorType, ExecutionFailed, ExecutionTimeout,
+    PodFailed, PodSucceeded, PodTerminated, ResourceUsage,
 };
 use runmesh_store::StoreError;
 
-use crate::{Ending, Outcome, RunSpec, SandboxError, Usage, log::CancelRequest, output::Tails};
+use crate::{
+    Ending, Outcome, RunSpec, SandboxError, Usage, log::CancelRequest, output::Tails, receipt::receipt_to_proto,
+};
 
 /// Stands for "there is no exit code".
 const NO_EXIT_CODE: i32 = -1;
@@ -24,7 +26,15 @@ impl Ended<'_> {
     /// The events that end the sandbox and the execution.
     pub(crate) fn events(self, outcome: Outcome) -> Vec<Payload> {
         let usage = Some(resource_usage(&outcome.usage));
-        match outcome.ending {
+        let mut events = self.verdict(outcome.ending, usage);
+        if let Some(last) = events.last_mut() {
+            set_receipt(last, receipt_to_proto(&outcome.receipt));
+        }
+        events
+    }
+
+    fn verdict(self, ending: Ending, usage: Option<ResourceUsage>) -> Vec<Payload> {
+        match ending {
             Ending::Exited(0) => vec![self.pod_succeeded(), self.completed(usage)],
             Ending::Exited(code) => {
                 let words = format!("the script ended with exit code {code}");
@@ -45,19 +55,32 @@ impl Ended<'_> {
                     self.failed(NO_EXIT_CODE, ExecutionErrorType::OutputLimit, words, usage),
                 ]
             }
-            Ending::CpuTimedOut => self.over_limit("cpu time", "the script used more processor time than its limit", usage),
+            Ending::CpuTimedOut => self.over_limit(
+                "cpu time",
+                ExecutionErrorType::CpuTimeLimit,
+                "the script used more processor time than its limit",
+                usage,
+            ),
             Ending::OutOfMemory { evidence } => {
                 let words = format!("the script ran out of memory: {evidence}");
-                self.over_limit("out of memory", &words, usage)
+                self.over_limit("out of memory", ExecutionErrorType::OutOfMemory, &words, usage)
             }
             Ending::ProcessLimit { refused } => {
                 let words = format!("the script wanted more processes than its limit; {refused} were refused");
-                self.over_limit("process limit", &words, usage)
+                self.over_limit("process limit", ExecutionErrorType::ProcessLimit, &words, usage)
             }
-            Ending::FileSizeLimit => {
-                self.over_limit("file size", "the script wrote a file larger than its limit", usage)
-            }
-            Ending::DiskLimit => self.over_limit("disk limit", "the script filled all of its disk space", usage),
+            Ending::FileSizeLimit => self.over_limit(
+                "file size",
+                ExecutionErrorType::FileSizeLimit,
+                "the script wrote a file larger than its limit",
+                usage,
+            ),
+            Ending::DiskLimit => self.over_limit(
+                "disk limit",
+                ExecutionErrorType::DiskLimit,
+                "the script filled all of its disk space",
+                usage,
+            ),
             Ending::Cancelled { forced } => vec![self.pod_terminated("cancelled"), self.cancelled(forced)],
             Ending::Failed { reason } => vec![
                 self.pod_failed(NO_EXIT_CODE, "sandbox"),
@@ -66,11 +89,14 @@ impl Ended<'_> {
         }
     }
 
-    fn over_limit(self, reason: &str, words: &str, usage: Option<ResourceUsage>) -> Vec<Payload> {
-        vec![
-            self.pod_terminated(reason),
-            self.failed(NO_EXIT_CODE, ExecutionErrorType::ResourceLimit, words.to_owned(), usage),
-        ]
+    fn over_limit(
+        self,
+        reason: &str,
+        error_type: ExecutionErrorType,
+        words: &str,
+        usage: Option<ResourceUsage>,
+    ) -> Vec<Payload> {
+        vec![self.pod_terminated(reason), self.failed(NO_EXIT_CODE, error_type, words.to_owned(), usage)]
     }
 
     fn pod_succeeded(&self) -> Payload {
@@ -150,6 +176,16 @@ impl Ended<'_> {
 
     fn cancelled(self, forced: bool) -> Payload {
         cancelled(&self.spec.execution_id, self.cancel, forced)
+    }
+}
+
+fn set_receipt(ended: &mut Payload, receipt: Vec<Enforcement>) {
+    match ended {
+        Payload::ExecutionCompleted(ended) => ended.receipt = receipt,
+        Payload::ExecutionFailed(ended) => ended.receipt = receipt,
+        Payload::ExecutionTimeout(ended) => ended.receipt = receipt,
+        Payload::ExecutionCancelled(ended) => ended.receipt = receipt,
+        _ => {}
     }
 }
 

@@ -7,13 +7,13 @@ use runmesh_bus::ConsumerGroup;
 use runmesh_execution::{Dependencies, Erasure, ExecutionService};
 use runmesh_results::ResultService;
 use runmesh_rpc::{RpcServer, RpcServerBuilder};
-use runmesh_runner::{ProcessConfig, ProcessSandbox, Runner, Runtimes, Sandbox, Search};
+use runmesh_runner::{Runner, Runtimes, Sandbox};
 use runmesh_scheduler::Scheduler;
 use runmesh_store::{DocumentStore, EventStore, SqliteStore, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
-use crate::{Config, Environment, Role, Roles, runtimes::LocalRuntimes};
+use crate::{Config, Environment, Role, Roles, runtimes::LocalRuntimes, sandbox};
 
 /// What services are put together from.
 pub(super) struct Parts<'a> {
@@ -48,10 +48,11 @@ impl Parts<'_> {
         let results = ResultService::build(self.events(), self.documents()).await?;
         // Recovery comes before the groups run: what a crash left half done is finished first.
         let (mut runner, mut runner_group) = (None, None);
-        let sandbox = Arc::new(ProcessSandbox::open(ProcessConfig {
-            cancel_grace: self.config.runner.cancel_grace,
-            ..ProcessConfig::new(self.data.join("work"))
-        })?);
+        let found = Runtimes::discover(&sandbox::search(self.config, self.environment)).await?;
+        for (language, package) in found.missing() {
+            tracing::debug!(language, package, "not found here");
+        }
+        let sandbox = Arc::new(sandbox::open(self.config, self.data, &found)?);
         if self.roles.has(Role::Runner) {
             let sandbox: Arc<dyn Sandbox> = sandbox.clone();
             let built = Runner::build(&self.config.node, self.events(), self.documents(), sandbox).await?;
@@ -72,28 +73,23 @@ impl Parts<'_> {
             builder = builder.add_service(results.clone().into_server());
         }
         if self.roles.has(Role::Execution) {
-            let execution = self.execution(&results, sandbox.as_ref()).await?;
+            let execution = self.execution(&results, found, sandbox).await?;
             groups.push(runmesh_execution::consumer_group(&execution));
             builder = builder.add_service(execution.into_server());
         }
         Ok(Built { server: builder.build(), groups, runner_group, runner })
     }
 
-    async fn execution(&self, results: &ResultService, sandbox: &dyn Sandbox) -> Result<ExecutionService, NodeError> {
-        let search = Search {
-            path: self.environment.path.clone(),
-            home: self.environment.home.clone(),
-            registry: self.config.runner.runtimes.clone(),
-            cache: Some(self.environment.data_folder().join("runtimes.json")),
-        };
-        let found = Runtimes::discover(&search).await?;
-        for (language, package) in found.missing() {
-            tracing::debug!(language, package, "not found here");
-        }
+    async fn execution(
+        &self,
+        results: &ResultService,
+        found: Runtimes,
+        sandbox: Arc<dyn Sandbox>,
+    ) -> Result<ExecutionService, NodeError> {
         let dependencies = Dependencies {
             store: self.events(),
             documents: self.documents(),
-            runtimes: Arc::new(LocalRuntimes::new(found, sandbox)),
+            runtimes: Arc::new(LocalRuntimes::new(found, sandbox, self.config.runner.strict)),
             erasures: vec![Arc::new(EraseResult(results.clone()))],
             shutdown: self.intake.clone(),
         };

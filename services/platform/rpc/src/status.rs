@@ -69,6 +69,15 @@ pub fn failed_precondition(reason: &str, description: impl Into<String>) -> Stat
     with(Code::FailedPrecondition, cut(&description.into()), info(reason, []))
 }
 
+/// FAILED_PRECONDITION because of several things: the field of each violation is the kind of thing, such as a limit.
+pub fn failed_preconditions(reason: &str, description: impl Into<String>, violations: Vec<Violation>) -> Status {
+    let mut details = info(reason, []);
+    for violation in violations {
+        details.add_precondition_failure_violation(reason, cut(&violation.field), cut(&violation.description));
+    }
+    with(Code::FailedPrecondition, cut(&description.into()), details)
+}
+
 /// ABORTED: another change came first. The caller may read again and try again.
 pub fn aborted(reason: &str, description: impl Into<String>) -> Status {
     with(Code::Aborted, cut(&description.into()), info(reason, []))

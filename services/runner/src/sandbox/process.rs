@@ -17,9 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use super::{Enforcement, Limits, Recovered, Run, RunSpec, Sandbox, SandboxError, Started};
 
+mod advice;
 mod cgroup;
 mod coalesce;
 mod collect;
@@ -93,7 +95,8 @@ pub struct ProcessConfig {
 }
 
 /// What is not to be used, though the machine may have it. The receipt says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Avoid {
     /// Namespaces of any kind.
     pub namespaces: bool,

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use runmesh_runner::{Ending, Limits, OutputStream, RunSpec, SourceFile};
 
-use crate::harness::{Harness, assert_exited, bash, finish, group_is_alive, is_alive, mark, marked, next_text, spec, until};
+use crate::harness::{
+    Harness, assert_exited, bash, finish, group_is_alive, is_alive, mark, marked, next_text, spec, until,
+};
 
 fn within(wall_time: Duration, script: &str) -> RunSpec {
     let spec = bash(script);

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use runmesh_runner::{
-    Chunk, Ending, HelperCommand, Limits, Outcome, OutputStream, ProcessConfig, ProcessSandbox, Run, RunSpec, Sandbox, SourceFile,
+    Chunk, Ending, HelperCommand, Limits, Outcome, OutputStream, ProcessConfig, ProcessSandbox, Run, RunSpec, Sandbox,
+    SourceFile,
 };
 
 /// Long enough for whatever a test waits for, on any machine.
@@ -82,11 +83,7 @@ pub(crate) fn spec(command: &[&str]) -> RunSpec {
         files: Vec::new(),
         stdin: "".into(),
         environment: BTreeMap::new(),
-        limits: Limits {
-            wall_time: Duration::from_secs(60),
-            output_bytes: 64 * 1024 * 1024,
-            ..Limits::default()
-        },
+        limits: Limits { wall_time: Duration::from_secs(60), output_bytes: 64 * 1024 * 1024, ..Limits::default() },
         part: String::new(),
         strict: false,
         collect: None,

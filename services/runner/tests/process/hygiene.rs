@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use runmesh_runner::{Ending, Level, Limit, ProcessConfig, ProcessSandbox, Sandbox};
 
 use crate::harness::{
-    Harness, assert_exited, bash, environment_has, finish, group_is_alive, helper, is_alive, next_text, processes, spec, until,
+    Harness, assert_exited, bash, environment_has, finish, group_is_alive, helper, is_alive, next_text, processes,
+    spec, until,
 };
 
 #[tokio::test]

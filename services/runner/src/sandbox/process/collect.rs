@@ -53,8 +53,10 @@ impl Found<'_> {
             }
             let text = name.to_str().map_err(|_| format!("{at}: the name of a file is not UTF-8"))?;
             let path = if at.is_empty() { text.to_owned() } else { format!("{at}/{text}") };
-            let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| failed(&path, error))?;
-            let open = |flags| rustix::fs::openat(folder, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+            let stat =
+                rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| failed(&path, error))?;
+            let open =
+                |flags| rustix::fs::openat(folder, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     let inner = open(OFlags::RDONLY | OFlags::DIRECTORY).map_err(|error| failed(&path, error))?;

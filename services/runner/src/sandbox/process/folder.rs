@@ -66,7 +66,8 @@ pub(super) fn root_for_others(root: &Path, name: &str) -> Result<PathBuf, Sandbo
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
         return Err(SandboxError::io("use the folder of another", root)(ErrorKind::PermissionDenied.into()));
     }
-    fs::set_permissions(&root, fs::Permissions::from_mode(0o711)).map_err(SandboxError::io("open the folder", &root))?;
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o711))
+        .map_err(SandboxError::io("open the folder", &root))?;
     Ok(root)
 }
 

@@ -98,7 +98,8 @@ impl Launcher {
 
 impl Connection {
     fn open(command: &HelperCommand, setup: &Setup) -> Result<(Connection, Capable), SandboxError> {
-        let failed = |source| SandboxError::Io { action: "start the sandbox helper", path: command.program.clone(), source };
+        let failed =
+            |source| SandboxError::Io { action: "start the sandbox helper", path: command.program.clone(), source };
         let (socket, theirs) = wire::pair().map_err(failed)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).map_err(|error| failed(error.into()))?;
         sys::inherit_nothing();

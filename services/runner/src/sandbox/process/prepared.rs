@@ -52,7 +52,9 @@ impl Prepared {
         };
         let isolation = shared.launcher.setup().isolation;
         let user = match &shared.users {
-            Some(users) => users.take().ok_or_else(|| failed("find a free user id")(io::ErrorKind::QuotaExceeded.into()))?,
+            Some(users) => {
+                users.take().ok_or_else(|| failed("find a free user id")(io::ErrorKind::QuotaExceeded.into()))?
+            }
             None => User::shared(rustix::process::geteuid().as_raw()),
         };
         let cgroup = match &shared.cgroups {

@@ -88,7 +88,11 @@ impl Machine<'_> {
             file_bytes: Some(file),
             lines: vec![
                 self.wall_time().line(Limit::WallTime, seconds(asked.wall_time), seconds(asked.wall_time)),
-                self.cpu_time().line(Limit::CpuTime, optional(asked.cpu_time.map(seconds)), optional(asked.cpu_time.map(seconds))),
+                self.cpu_time().line(
+                    Limit::CpuTime,
+                    optional(asked.cpu_time.map(seconds)),
+                    optional(asked.cpu_time.map(seconds)),
+                ),
                 self.cpu().line(Limit::Cpu, optional(asked.cpu_millis), optional(asked.cpu_millis)),
                 self.memory().line(Limit::Memory, optional(asked.memory_bytes), optional(memory)),
                 self.processes().line(Limit::Processes, optional(asked.processes), optional(processes)),
@@ -157,7 +161,9 @@ impl Machine<'_> {
     fn cpu_time(&self) -> By {
         match self.without(Controller::CpuCount) {
             None => By::full(format!("processor time counted by {}, and SIGKILL beyond the limit", self.version())),
-            Some(why) => By::partial("RLIMIT_CPU of each process", format!("nothing counts all processes together: {why}")),
+            Some(why) => {
+                By::partial("RLIMIT_CPU of each process", format!("nothing counts all processes together: {why}"))
+            }
         }
     }
 
@@ -171,7 +177,9 @@ impl Machine<'_> {
     fn memory(&self) -> By {
         match self.without(Controller::Memory) {
             None => By::full(format!("memory limit of {}", self.version())),
-            Some(why) => By::partial("RLIMIT_DATA of each process", format!("nothing counts all processes together: {why}")),
+            Some(why) => {
+                By::partial("RLIMIT_DATA of each process", format!("nothing counts all processes together: {why}"))
+            }
         }
     }
 

@@ -169,7 +169,8 @@ fn script(
     };
     let mut path = String::new();
     // First the interpreter's own folder, so that what a script starts by name is of the same version.
-    if let Some(folder) = Path::new(program).parent().filter(|folder| folder.is_absolute() && *folder != Path::new("/usr/bin"))
+    if let Some(folder) =
+        Path::new(program).parent().filter(|folder| folder.is_absolute() && *folder != Path::new("/usr/bin"))
     {
         path.push_str(&text(folder)?);
         path.push(':');

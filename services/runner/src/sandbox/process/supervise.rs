@@ -90,7 +90,8 @@ impl Supervisor {
         launched: Launched,
         side: RunSide,
     ) -> Result<Supervisor, SandboxError> {
-        let Launched { sandbox, folder, name, stdin, stdout, stderr, main_process, cpu_before, began, at: _ } = launched;
+        let Launched { sandbox, folder, name, stdin, stdout, stderr, main_process, cpu_before, began, at: _ } =
+            launched;
         let failed = |source: io::Error| SandboxError::Setup { step: "watch the script".to_owned(), source };
         let exit = sandbox.first.exit_handle().and_then(sys::watch).map_err(failed)?;
         let notices = sandbox.first.control().and_then(Notices::new).map_err(failed)?;

@@ -205,9 +205,8 @@ pub(super) fn loopback_up() -> io::Result<()> {
 pub(super) fn landlock_version() -> i32 {
     const VERSION: u32 = 1; // LANDLOCK_CREATE_RULESET_VERSION
     // SAFETY: with this flag the call takes no struct and only returns a number.
-    let version = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, VERSION)
-    };
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, VERSION) };
     i32::try_from(version).unwrap_or(0).max(0)
 }
 

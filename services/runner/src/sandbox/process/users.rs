@@ -78,7 +78,8 @@ impl Lock {
     /// `None`: another node has it.
     fn take(path: std::path::PathBuf) -> std::io::Result<Option<Lock>> {
         let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        let file = File::options().create(true).truncate(false).write(true).mode(0o600).custom_flags(flags).open(&path)?;
+        let file =
+            File::options().create(true).truncate(false).write(true).mode(0o600).custom_flags(flags).open(&path)?;
         // If its last holder removed it meanwhile, the next one makes another: then this lock is worth nothing.
         if file.try_lock().is_err() || file.metadata()?.nlink() == 0 {
             return Ok(None);

@@ -118,9 +118,7 @@ pub(super) struct ProcessLimits {
 pub(super) enum Notice {
     /// It is prepared; beside it the working folder and the folder for temporary files, if it has made them. Says why
     /// the sandbox has no /proc of its own, if it has none.
-    Ready {
-        no_proc: String,
-    },
+    Ready { no_proc: String },
     /// It could not be prepared.
     Failed(Fault),
     /// From the process that becomes the script's main process.

@@ -92,9 +92,9 @@ fn first_version(mounts: &[Mount], own: &str, name: &str) -> Result<Found, Strin
         (Controller::Cpu, "cpu"),
         (Controller::CpuCount, "cpuacct"),
     ] {
-        let mount = mounts.iter().find(|mount| {
-            mount.version == Version::One && mount.options.iter().any(|option| option == needs)
-        });
+        let mount = mounts
+            .iter()
+            .find(|mount| mount.version == Version::One && mount.options.iter().any(|option| option == needs));
         let Some((mount, path)) = mount.and_then(|mount| Some((mount, own_path(own, Some(needs))?))) else {
             missing.push((controller, format!("the controller {needs} is not mounted")));
             continue;

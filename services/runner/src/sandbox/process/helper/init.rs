@@ -100,10 +100,8 @@ impl Init<'_> {
         }
         rustix::system::sethostname(b"sandbox").step("name the sandbox")?;
         let user = self.script_user().unwrap_or(root::INNER_USER);
-        let options = format!(
-            "mode=0755,size={},nr_inodes={},uid={user},gid={user}",
-            order.disk_bytes, order.disk_files
-        );
+        let options =
+            format!("mode=0755,size={},nr_inodes={},uid={user},gid={user}", order.disk_bytes, order.disk_files);
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("tmpfs", root::TEMPORARY, "tmpfs", flags, Some(&*std::ffi::CString::new(options).unwrap_or_default()))
             .step("mount a file system for the script")?;
@@ -198,9 +196,7 @@ impl Init<'_> {
         let confinement = self.confinement.prepare(folder)?;
         let (report, reporting) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("make a pipe")?;
         match sys::clone(Namespaces::default(), None).step("start a process")? {
-            Side::Child => {
-                script::become_script(script, descriptors, user, confinement, (&self.control, reporting))
-            }
+            Side::Child => script::become_script(script, descriptors, user, confinement, (&self.control, reporting)),
             Side::Parent { pid, .. } => {
                 drop(reporting);
                 self.main = Some(pid);

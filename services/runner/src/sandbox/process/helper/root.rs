@@ -170,9 +170,11 @@ fn etc(root: &Path) -> Result<(), Fault> {
 
 /// What of /etc is shown, for rules about it.
 pub(super) fn readable_etc() -> impl Iterator<Item = PathBuf> {
-    let names = fs::read_dir("/etc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names =
+        fs::read_dir("/etc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let shown = names.filter(|name| name != "ssl" && is_shown(name)).map(|name| Path::new("/etc").join(name));
-    let public = ["passwd", "group", "hosts", "nsswitch.conf", "resolv.conf"].iter().map(|name| Path::new("/etc").join(name));
+    let public =
+        ["passwd", "group", "hosts", "nsswitch.conf", "resolv.conf"].iter().map(|name| Path::new("/etc").join(name));
     shown.chain(SSL.iter().map(|part| Path::new("/etc").join(part))).chain(public)
 }
 
@@ -191,11 +193,13 @@ fn devices(root: &Path) -> Result<(), Fault> {
         sys::set_mount_attributes(&to, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)
             .step(format!("show {}", from.display()))?;
     }
-    for (name, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-    {
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
         symlink(target, folder.join(name)).step(format!("make /dev/{name}"))?;
     }
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).step("make /dev")
 }
-

@@ -123,4 +123,3 @@ fn limit(limits: &ProcessLimits) -> Result<(), Fault> {
     }
     Ok(())
 }
-

@@ -43,7 +43,10 @@ pub(super) fn filters(isolated: bool) -> Result<Vec<BpfProgram>, BackendError> {
     let personalities = [0, libc::ADDR_NO_RANDOMIZE.unsigned_abs(), u32::MAX];
     allowed.insert(
         libc::SYS_personality,
-        personalities.into_iter().map(|one| rule(&[masked(0, u64::from(u32::MAX), u64::from(one))?])).collect::<Result<_, _>>()?,
+        personalities
+            .into_iter()
+            .map(|one| rule(&[masked(0, u64::from(u32::MAX), u64::from(one))?]))
+            .collect::<Result<_, _>>()?,
     );
     // Not into a terminal that someone else reads.
     allowed.insert(libc::SYS_ioctl, vec![rule(&[not_equal(1, libc::TIOCSTI)?, not_equal(1, libc::TIOCLINUX)?])?]);
