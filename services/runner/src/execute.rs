@@ -26,6 +26,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 /// How long a start waits for the folder of an execution with the same id to be gone.
 const FOLDER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How many sandboxes are tried for one script.
+const SETUPS: u32 = 4;
+
 /// A run that the runner has taken on.
 pub(crate) struct Execution {
     pub(crate) runner: Arc<Inner>,
@@ -119,11 +122,20 @@ impl Execution {
     }
 
     /// Starts the script. An execution of the same id may have been deleted a moment ago; its folder is on its way out.
+    /// A sandbox that could not be set up, which is never the script's fault, is tried again, in another one.
     async fn start(&self) -> Result<Run, SandboxError> {
         let deadline = Instant::now() + FOLDER_PATIENCE;
+        let mut wait = BACKOFF.0;
+        let mut setups = 1;
         loop {
             match self.runner.sandbox.start(self.spec.clone()).await {
                 Err(SandboxError::AlreadyRunning { .. }) if Instant::now() < deadline => sleep(BACKOFF.0).await,
+                Err(error @ SandboxError::Setup { .. }) if setups < SETUPS => {
+                    tracing::warn!(execution_id = self.spec.execution_id, %error, "trying another sandbox");
+                    setups += 1;
+                    sleep(wait).await;
+                    wait = (wait * 4).min(BACKOFF.1);
+                }
                 other => return other,
             }
         }

@@ -47,6 +47,7 @@ pub use launcher::HelperCommand;
 use cgroup::Cgroups;
 use launcher::Launcher;
 use pool::Pool;
+use prepared::Prepared;
 use receipt::Held;
 use start::{Running, RunningName};
 use supervise::Supervisor;
@@ -169,6 +170,11 @@ impl Shared {
         format!("run-{}", self.made.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// The user on this machine that a script is, where it is another than the node's.
+    fn script_user(&self, sandbox: &Prepared) -> Option<u32> {
+        self.launcher.setup().become_user.or_else(|| self.users.is_some().then_some(sandbox.user.id))
+    }
+
     /// Why there are no namespaces.
     fn why_plain(&self) -> String {
         if self.refusals.is_empty() {
@@ -206,6 +212,11 @@ impl ProcessSandbox {
     /// How many sandboxes are set up and wait for a script.
     pub fn ready(&self) -> usize {
         self.pool.ready()
+    }
+
+    /// The folders in which the cgroups of runs are made.
+    pub fn cgroup_folders(&self) -> Vec<PathBuf> {
+        self.shared.cgroups.as_ref().map(Cgroups::folders).unwrap_or_default()
     }
 
     /// Why better isolation than what is used did not work here, in words.

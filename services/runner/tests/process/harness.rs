@@ -102,19 +102,26 @@ pub(crate) fn bash(script: &str) -> RunSpec {
 pub(crate) async fn finish(mut run: Run) -> Finished {
     let work = async {
         let (mut stdout, mut stderr, mut chunks) = (Vec::new(), Vec::new(), Vec::new());
+        // Where the output begins that has not been taken yet.
+        let mut starts = [None, None];
         while let Some(chunk) = run.next_chunk().await {
             let stream = match chunk.stream {
                 OutputStream::Stdout => &mut stdout,
                 OutputStream::Stderr => &mut stderr,
             };
             assert!(!chunk.data.is_empty() && chunk.data.len() <= 64 * 1024);
-            assert_eq!(chunk.offset, stream.len() as u64);
+            let start = &mut starts[chunk.stream as usize];
+            assert_eq!(chunk.offset, *start.get_or_insert(chunk.offset) + stream.len() as u64);
             stream.extend_from_slice(&chunk.data);
             chunks.push(chunk);
         }
         let outcome = run.wait().await;
-        assert_eq!(outcome.usage.stdout_bytes, stdout.len() as u64);
-        assert_eq!(outcome.usage.stderr_bytes, stderr.len() as u64);
+        for (count, start, stream) in [
+            (outcome.usage.stdout_bytes, starts[OutputStream::Stdout as usize], &stdout),
+            (outcome.usage.stderr_bytes, starts[OutputStream::Stderr as usize], &stderr),
+        ] {
+            assert_eq!(count, start.unwrap_or(count) + stream.len() as u64);
+        }
         Finished { stdout, stderr, chunks, outcome }
     };
     tokio::time::timeout(PATIENCE, work).await.expect("the run should end")

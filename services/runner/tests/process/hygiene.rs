@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use runmesh_runner::{Ending, Level, Limit, ProcessConfig, ProcessSandbox, Sandbox};
+use runmesh_runner::{Collect, Ending, Level, Limit, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
 
 use crate::harness::{
     Harness, assert_exited, bash, environment_has, finish, group_is_alive, helper, is_alive, next_text, processes,
@@ -163,6 +163,78 @@ async fn recovery_ends_what_a_killed_node_left_and_nothing_of_others() {
 }
 
 #[tokio::test]
+async fn a_helper_that_is_killed_takes_its_runs_with_it_and_is_started_again() {
+    let harness = Harness::new();
+    let mut run = harness.start(bash("echo ready; sleep 1000")).await;
+    assert_eq!(next_text(&mut run).await, "ready\n");
+    let main = run.started().pid.unwrap();
+    // The script's parent is the first process of its sandbox, and that one's is the helper.
+    let helper = parent(parent(main));
+    assert_eq!(std::fs::read_to_string(format!("/proc/{helper}/comm")).unwrap(), "sandbox-helper\n");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(helper as i32).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    let ending = finish(run).await.outcome.ending;
+    assert!(matches!(ending, Ending::Failed { .. }), "{ending:?}");
+    until("the script should be gone", || !is_alive(main)).await;
+    // Those that waited in the pool are gone too; one of them may be taken before that is known.
+    let mut spec = bash("echo again");
+    let again = loop {
+        match harness.sandbox.start(spec.clone()).await {
+            Ok(run) => break finish(run).await,
+            Err(error) => assert!(matches!(error, runmesh_runner::SandboxError::Setup { .. }), "{error}"),
+        }
+        spec.attempt += 1;
+    };
+    assert_exited(&again, 0);
+    assert_eq!(again.stdout, b"again\n");
+}
+
+#[tokio::test]
+async fn a_strict_run_is_refused_where_a_limit_does_not_hold_in_full() {
+    let harness = Harness::new();
+    let mut spec = bash("true");
+    spec.limits.cpu_millis = Some(500);
+    spec.strict = true;
+    let missing: Vec<Limit> = harness
+        .sandbox
+        .receipt(&spec.limits)
+        .iter()
+        .filter(|line| !line.holds() && !line.asked.is_empty())
+        .map(|line| line.limit)
+        .collect();
+    match harness.sandbox.start(spec.clone()).await {
+        Ok(run) => {
+            assert_eq!(missing, []);
+            assert_exited(&finish(run).await, 0);
+        }
+        Err(runmesh_runner::SandboxError::NotEnforced { missing: told }) => {
+            assert_eq!(told.iter().map(|line| line.limit).collect::<Vec<_>>(), missing);
+            assert!(missing.contains(&Limit::Cpu));
+        }
+        Err(other) => panic!("{other}"),
+    }
+    // Without cgroups there is nothing that could hold a share of a processor.
+    let harness = Harness::with(|config| config.avoid.cgroups = true);
+    let error = harness.sandbox.start(spec).await.unwrap_err();
+    assert!(error.to_string().contains("cpu_millis"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_compiler_made_is_given_back_and_can_be_run() {
+    let harness = Harness::new();
+    let mut spec = bash("mkdir out; printf '#!/bin/sh\\necho made\\n' > out/program; echo x > other");
+    spec.collect = Some(Collect { folder: "out".to_owned(), files: 4, bytes: 1 << 20 });
+    let made = harness.run(spec.clone()).await.outcome.collected;
+    assert_eq!(made.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["out/program"]);
+    let next = RunSpec { command: vec!["./out/program".to_owned()], files: made, collect: None, ..spec };
+    let finished = harness.run(RunSpec { part: "run".to_owned(), ..next }).await;
+    assert_eq!(finished.stdout, b"made\n");
+}
+
+#[tokio::test]
 async fn the_receipt_tells_what_holds() {
     let harness = Harness::new();
     let spec = bash("true");
@@ -178,4 +250,9 @@ async fn the_receipt_tells_what_holds() {
         assert_eq!(line.level == Level::None, line.mechanism.is_empty(), "{line:?}");
         assert_eq!(line.level == Level::Full, line.reason.is_empty(), "{line:?}");
     }
+}
+
+fn parent(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
 }

@@ -136,6 +136,11 @@ impl Cgroups {
         self.version
     }
 
+    /// The folders in which cgroups are made.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        self.parents.each().into_iter().map(Path::to_owned).collect()
+    }
+
     /// Why there is no such controller. `None`: there is one.
     pub(super) fn missing(&self, controller: Controller) -> Option<&str> {
         if self.parents.get(controller).is_some() {

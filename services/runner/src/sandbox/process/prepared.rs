@@ -128,7 +128,10 @@ impl FirstProcess {
         }
         self.ended = true;
         // Without a namespace of its own it has to kill the others itself, which it does when the node lets go of it.
-        self.control = None;
+        if let Some(control) = self.control.take() {
+            // Others may have copies of it.
+            rustix::net::shutdown(&control, rustix::net::Shutdown::Both).ok();
+        }
         if self.isolation == Isolation::Plain && self.wait(ENDING) {
             return;
         }

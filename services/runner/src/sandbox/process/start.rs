@@ -109,6 +109,13 @@ pub(super) fn launch(
         (Some(writing), reading)
     };
     let ((stdout, theirs_out), (stderr, theirs_err)) = (pipe()?, pipe()?);
+    if let Some(owner) = shared.script_user(&sandbox) {
+        // So that a script can open them by name, such as /dev/stdout.
+        let owner = Some(rustix::fs::Uid::from_raw(owner));
+        for end in [&theirs_in, &theirs_out, &theirs_err].into_iter().skip(usize::from(stdin.is_none())) {
+            rustix::fs::fchown(end, owner, None).map_err(|error| failed("hand a pipe over")(error.into()))?;
+        }
+    }
     let (began, at) = (Instant::now(), SystemTime::now());
     let order = || -> io::Result<()> {
         let control = sandbox.first.control()?;

@@ -191,6 +191,7 @@ impl Init<'_> {
             Some(_) => CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL,
             None => CapabilitySet::empty(),
         };
+        script::drop_bounds();
         script::drop_capabilities(kept)?;
         let folder = (self.isolation == Isolation::Plain).then(|| script.directory.parent()).flatten();
         let confinement = self.confinement.prepare(folder)?;

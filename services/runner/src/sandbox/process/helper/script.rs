@@ -89,7 +89,14 @@ pub(super) fn become_user(user: u32) -> Result<(), Fault> {
     rustix::thread::set_thread_res_uid(user, user, user).step("change the user")
 }
 
-/// Gives up all capabilities but these, those that a program could bring along included.
+/// Gives up what a program could bring along. Who may not do so can't gain anything by a program either.
+pub(super) fn drop_bounds() {
+    for capability in CapabilitySet::all().iter() {
+        rustix::thread::remove_capability_from_bounding_set(capability).ok();
+    }
+}
+
+/// Gives up all capabilities but these.
 pub(super) fn drop_capabilities(kept: CapabilitySet) -> Result<(), Fault> {
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).step("give up capabilities")
