@@ -14,10 +14,18 @@ pub struct ExecutionConfig {
     pub default_limits: LimitsConfig,
     /// The most that a request may ask for.
     pub maximum_limits: LimitsConfig,
-    /// The greatest size of script, files and standard input together, in bytes.
+    /// What applies to the compile step where a request gives nothing. `maximum_limits` applies to it too.
+    pub default_compile_limits: LimitsConfig,
+    /// The greatest size of script, files, standard input and cases together, in bytes.
     pub maximum_source_bytes: u64,
     /// The greatest number of files.
     pub maximum_files: usize,
+    /// The greatest number of cases.
+    pub maximum_cases: usize,
+    /// The most wall-clock time that all cases of an execution may take together, and what applies where a request gives
+    /// none.
+    #[serde(with = "humantime_serde")]
+    pub maximum_cases_wall_time: Duration,
 }
 
 /// Limits of a run.
@@ -70,8 +78,20 @@ impl Default for ExecutionConfig {
                 disk_bytes: 1 << 30,
                 file_bytes: 1 << 30,
             },
+            default_compile_limits: LimitsConfig {
+                wall_time: Duration::from_secs(60),
+                output_bytes: 1 << 20,
+                memory_bytes: 1 << 30,
+                cpu_millis: 2_000,
+                cpu_time: Duration::ZERO,
+                processes: 256,
+                disk_bytes: 512 << 20,
+                file_bytes: 0,
+            },
             maximum_source_bytes: 4 << 20,
             maximum_files: 100,
+            maximum_cases: 1_000,
+            maximum_cases_wall_time: Duration::from_secs(3_600),
         }
     }
 }

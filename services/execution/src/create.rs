@@ -124,6 +124,9 @@ async fn same_request(
     if known.language_version.starts_with(asked_version) {
         payload.language_version.clone_from(&known.language_version);
         payload.runtime_command.clone_from(&known.runtime_command);
+        if let (Some(compile), Some(known)) = (&mut payload.compile, &known.compile) {
+            compile.command.clone_from(&known.command);
+        }
     }
     if *known == payload { Ok(()) } else { Err(ExecutionError::RequestIdReused(request_id)) }
 }

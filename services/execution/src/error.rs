@@ -28,6 +28,9 @@ pub enum ExecutionError {
     /// A strict request, and these limits can't be held to in full here.
     #[error("the request is strict, and these limits are not enforced in full here: {}", listed(.0))]
     NotEnforced(Vec<Violation>),
+    /// The execution has no cases.
+    #[error("execution {0} has no cases; WatchExecution streams it")]
+    WithoutCases(String),
     /// Others kept changing the execution.
     #[error("the execution kept changing; try again")]
     Contended,
@@ -61,6 +64,7 @@ impl From<ExecutionError> for Status {
             ExecutionError::Ended(_) => status::failed_precondition("EXECUTION_ENDED", words),
             ExecutionError::NotEnded(_) => status::failed_precondition("EXECUTION_NOT_ENDED", words),
             ExecutionError::NotEnforced(missing) => status::failed_preconditions("LIMITS_NOT_ENFORCED", words, missing),
+            ExecutionError::WithoutCases(_) => status::failed_precondition("EXECUTION_WITHOUT_CASES", words),
             ExecutionError::Contended => status::aborted("CONTENDED", words),
             ExecutionError::Store(StoreError::Gone(id)) => status::not_found("execution", id.as_str()),
             ExecutionError::Store(error) if error.is_transient() => status::unavailable(words, RETRY_AFTER),

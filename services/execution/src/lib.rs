@@ -9,6 +9,7 @@
 //! client-visible events in order, without a gap or a duplicate, and ends only with the log.
 
 mod cancel;
+mod cases;
 mod config;
 mod create;
 mod delete;

@@ -3,15 +3,15 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
-use runmesh_events::{AggregateId, Event, ExecutionId};
+use runmesh_events::{AggregateId, Event, ExecutionId, to_duration};
 use runmesh_proto::event::{Enforcement, EnforcementLevel, LimitKind};
 use runmesh_proto::execution::{
     CancelExecutionRequest, CancelExecutionResponse, CreateExecutionRequest, CreateExecutionResponse,
     DeleteExecutionRequest, DeleteExecutionResponse, Execution, GetExecutionRequest, GetExecutionResponse,
     GetLimitsRequest, GetLimitsResponse, Limits, ListExampleScriptsRequest, ListExampleScriptsResponse,
     ListExecutionsRequest, ListExecutionsResponse, ListRuntimesRequest, ListRuntimesResponse, RetryExecutionRequest,
-    RetryExecutionResponse, Runtime, WaitExecutionRequest, WaitExecutionResponse, WatchExecutionRequest,
-    WatchExecutionResponse,
+    RetryExecutionResponse, RunCasesRequest, RunCasesResponse, Runtime, UnavailableRuntime, WaitExecutionRequest,
+    WaitExecutionResponse, WatchExecutionRequest, WatchExecutionResponse,
     execution_service_server::{self, ExecutionServiceServer},
 };
 use runmesh_rpc::{MAX_REQUEST_BYTES, caller_of, trace_of};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    Erasure, ExecutionConfig, cancel, create, delete,
+    Erasure, ExecutionConfig, cancel, cases, create, delete,
     document::Summary,
     error::ExecutionError,
     examples, list,
@@ -37,6 +37,8 @@ pub trait Runtimes: Send + Sync + 'static {
     fn list(&self) -> Vec<Runtime>;
     /// The newest one of a language whose version is, or begins with, this one.
     fn resolve(&self, language: &str, version: &str) -> Option<Runtime>;
+    /// The languages that are known and have no runtime here.
+    fn unavailable(&self) -> Vec<UnavailableRuntime>;
     /// What the runner would hold of these limits, by what, and what not and why.
     fn receipt(&self, limits: &Limits) -> Vec<Enforcement>;
     /// Whether every request is taken for a strict one.
@@ -165,11 +167,13 @@ pub(crate) fn api_name(limit: LimitKind) -> &'static str {
     }
 }
 
+type CasesStream = Pin<Box<dyn Stream<Item = Result<RunCasesResponse, Status>> + Send>>;
 type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchExecutionResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl execution_service_server::ExecutionService for ExecutionService {
     type WatchExecutionStream = WatchStream;
+    type RunCasesStream = CasesStream;
 
     async fn create_execution(
         &self,
@@ -235,11 +239,20 @@ impl execution_service_server::ExecutionService for ExecutionService {
         Ok(Response::new(Box::pin(stream)))
     }
 
+    async fn run_cases(&self, request: Request<RunCasesRequest>) -> Result<Response<CasesStream>, Status> {
+        let (caller, trace) = (caller_of(&request), trace_of(&request));
+        let stream = cases::run(self, &caller, &trace, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
     async fn list_runtimes(
         &self,
         _request: Request<ListRuntimesRequest>,
     ) -> Result<Response<ListRuntimesResponse>, Status> {
-        Ok(Response::new(ListRuntimesResponse { runtimes: self.runtimes().list(), ..Default::default() }))
+        Ok(Response::new(ListRuntimesResponse {
+            runtimes: self.runtimes().list(),
+            unavailable: self.runtimes().unavailable(),
+        }))
     }
 
     async fn get_limits(&self, _request: Request<GetLimitsRequest>) -> Result<Response<GetLimitsResponse>, Status> {
@@ -253,7 +266,9 @@ impl execution_service_server::ExecutionService for ExecutionService {
             receipt,
             maximum_source_bytes: i64::try_from(config.maximum_source_bytes).unwrap_or(i64::MAX),
             maximum_files: i32::try_from(config.maximum_files).unwrap_or(i32::MAX),
-            ..GetLimitsResponse::default()
+            default_compile_limits: Some(config.default_compile_limits.to_proto()),
+            maximum_cases: i32::try_from(config.maximum_cases).unwrap_or(i32::MAX),
+            maximum_cases_wall_time: Some(to_duration(config.maximum_cases_wall_time)),
         }))
     }
 

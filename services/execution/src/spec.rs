@@ -1,7 +1,7 @@
 //! Between what a client asks for and the event that records it.
 
 use runmesh_proto::{
-    event::ExecutionRequested,
+    event::{CompileStep, ExecutionRequested},
     execution::{ExecutionSpec, Limits, Runtime},
 };
 
@@ -14,8 +14,21 @@ pub(crate) fn to_request(
 ) -> ExecutionRequested {
     let limits = spec.limits.unwrap_or_default();
     let priority = spec.priority;
-    let cpu = format!("{}m", limits.cpu_millis);
-    let memory = limits.memory_bytes.to_string();
+    let (cpu, memory) = quantities(&limits);
+    let compile = spec.compile_limits.map(|limits| {
+        let (cpu_limit, memory_limit) = quantities(&limits);
+        CompileStep {
+            command: runtime.compile_command.clone(),
+            timeout: limits.wall_time,
+            cpu_limit,
+            memory_limit,
+            output_limit_bytes: limits.output_bytes,
+            cpu_time_limit: limits.cpu_time,
+            process_limit: limits.processes,
+            disk_limit_bytes: limits.disk_bytes,
+            file_limit_bytes: limits.file_bytes,
+        }
+    });
     let runtime_filename = match (spec.entrypoint.is_empty(), spec.script.is_empty()) {
         (false, _) => spec.entrypoint,
         (true, false) => runtime.file_name.clone(),
@@ -47,12 +60,38 @@ pub(crate) fn to_request(
         process_limit: limits.processes,
         disk_limit_bytes: limits.disk_bytes,
         file_limit_bytes: limits.file_bytes,
+        compile,
+        cases: spec.cases,
+        case_options: spec.case_options,
         ..ExecutionRequested::default()
     }
 }
 
+/// Limits on processor and memory as Kubernetes quantities.
+fn quantities(limits: &Limits) -> (String, String) {
+    (format!("{}m", limits.cpu_millis), limits.memory_bytes.to_string())
+}
+
+fn of_quantities(cpu: &str, memory: &str) -> (i32, i64) {
+    (cpu.trim_end_matches('m').parse().unwrap_or_default(), memory.parse().unwrap_or_default())
+}
+
 /// The spec that a recorded request stands for.
 pub(crate) fn of_request(request: &ExecutionRequested) -> ExecutionSpec {
+    let (cpu_millis, memory_bytes) = of_quantities(&request.cpu_limit, &request.memory_limit);
+    let compile_limits = request.compile.as_ref().map(|compile| {
+        let (cpu_millis, memory_bytes) = of_quantities(&compile.cpu_limit, &compile.memory_limit);
+        Limits {
+            wall_time: compile.timeout,
+            output_bytes: compile.output_limit_bytes,
+            memory_bytes,
+            cpu_millis,
+            cpu_time: compile.cpu_time_limit,
+            processes: compile.process_limit,
+            disk_bytes: compile.disk_limit_bytes,
+            file_bytes: compile.file_limit_bytes,
+        }
+    });
     ExecutionSpec {
         language: request.language.clone(),
         language_version: request.language_version.clone(),
@@ -65,8 +104,8 @@ pub(crate) fn of_request(request: &ExecutionRequested) -> ExecutionSpec {
         limits: Some(Limits {
             wall_time: request.timeout,
             output_bytes: request.output_limit_bytes,
-            memory_bytes: request.memory_limit.parse().unwrap_or_default(),
-            cpu_millis: request.cpu_limit.trim_end_matches('m').parse().unwrap_or_default(),
+            memory_bytes,
+            cpu_millis,
             cpu_time: request.cpu_time_limit,
             processes: request.process_limit,
             disk_bytes: request.disk_limit_bytes,
@@ -75,6 +114,8 @@ pub(crate) fn of_request(request: &ExecutionRequested) -> ExecutionSpec {
         strict: request.strict,
         priority: request.priority,
         labels: request.labels.clone(),
-        ..ExecutionSpec::default()
+        compile_limits,
+        cases: request.cases.clone(),
+        case_options: request.case_options,
     }
 }

@@ -1,8 +1,10 @@
 //! An execution as its log tells it: a pure fold over events.
 
 use runmesh_events::{Event, EventType, Payload, lifecycle};
-use runmesh_proto::event::Enforcement;
-use runmesh_proto::execution::{Execution, ExecutionState};
+use runmesh_proto::{
+    event::{CaseCounts, Enforcement},
+    execution::{Execution, ExecutionState},
+};
 
 use crate::spec;
 
@@ -40,6 +42,8 @@ impl ExecutionLog {
                 execution.created_at = event.occurred_at;
                 execution.retry_of = request.retry_of.clone();
                 execution.spec = Some(spec::of_request(request));
+                let total = i32::try_from(request.cases.len()).unwrap_or(i32::MAX);
+                execution.cases = (total > 0).then(|| CaseCounts { total, not_run: total, ..CaseCounts::default() });
                 execution.set_state(ExecutionState::Queued);
             }
             Payload::ExecutionQueued(queued) if !self.terminal => execution.queue_position = queued.position_in_queue,
@@ -59,15 +63,18 @@ impl ExecutionLog {
             Payload::ExecutionStarted(started) => {
                 execution.started_at = event.occurred_at;
                 execution.receipt.clone_from(&started.receipt);
+                execution.compile = started.compile.clone();
                 if !self.terminal && !self.cancel_asked_for {
                     execution.set_state(ExecutionState::Running);
                 }
             }
             Payload::ExecutionCompleted(ended) => {
                 execution.set_state(ExecutionState::Completed);
-                execution.exit_code = Some(ended.exit_code);
+                // Of several cases there is none.
+                execution.exit_code = Some(ended.exit_code).filter(|_| ended.cases.is_none());
                 execution.resource_usage = ended.resource_usage;
                 held(execution, &ended.receipt);
+                execution.cases = ended.cases.or(execution.cases);
             }
             Payload::ExecutionFailed(ended) => {
                 execution.set_state(ExecutionState::Failed);
@@ -77,17 +84,21 @@ impl ExecutionLog {
                 execution.error_message = ended.error_message.clone();
                 execution.resource_usage = ended.resource_usage;
                 held(execution, &ended.receipt);
+                execution.compile = ended.compile.clone().or_else(|| execution.compile.take());
+                execution.cases = ended.cases.or(execution.cases);
             }
             Payload::ExecutionTimeout(ended) => {
                 execution.set_state(ExecutionState::TimedOut);
                 execution.error_message = "the wall-clock limit was reached".to_owned();
                 execution.resource_usage = ended.resource_usage;
                 held(execution, &ended.receipt);
+                execution.cases = ended.cases.or(execution.cases);
             }
             Payload::ExecutionCancelled(ended) => {
                 execution.set_state(ExecutionState::Cancelled);
                 execution.error_message = ended.reason.clone();
                 held(execution, &ended.receipt);
+                execution.cases = ended.cases.or(execution.cases);
             }
             _ => {}
         }
@@ -140,13 +151,14 @@ impl ExecutionLog {
         &self.execution
     }
 
-    /// The execution without what can be large: script, files and standard input.
+    /// The execution without what can be large: script, files, standard input and cases.
     pub fn summary(&self) -> Execution {
         let mut summary = self.execution.clone();
         if let Some(spec) = &mut summary.spec {
             spec.script.clear();
             spec.files.clear();
             spec.stdin.clear();
+            spec.cases.clear();
         }
         summary
     }

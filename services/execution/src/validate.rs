@@ -1,11 +1,13 @@
 //! What a spec has to be like. Every violation is collected, so that a client sees all of them at once.
 
-use std::{collections::BTreeSet, time::Duration};
+mod cases;
+mod limits;
 
-use runmesh_events::{from_duration, to_duration};
+use std::collections::BTreeSet;
+
 use runmesh_proto::{
     event::QueuePriority,
-    execution::{ExecutionSpec, Limits, Runtime},
+    execution::{ExecutionSpec, Runtime},
 };
 use runmesh_rpc::Violation;
 
@@ -21,6 +23,8 @@ const MAX_LABELS: (usize, usize) = (32, 63);
 const MAX_PATH_BYTES: usize = 255;
 /// The greatest number of parts of a path.
 const MAX_PATH_PARTS: usize = 32;
+/// The folder where compilers leave programs.
+const RESERVED: &str = ".runmesh";
 
 /// Checks a spec, fills in every default, and finds its runtime.
 pub(crate) fn spec(
@@ -33,13 +37,13 @@ pub(crate) fn spec(
     sources(&spec, runtime.as_ref(), config, &mut violations);
     arguments(&spec, &mut violations);
     labels(&spec, &mut violations);
-    let limits = limits(&spec.limits.unwrap_or_default(), config, &mut violations);
+    cases::check(&mut spec, config, &mut violations);
+    limits::fill(&mut spec, runtime.as_ref(), config, &mut violations);
     match QueuePriority::try_from(spec.priority) {
         Ok(QueuePriority::Unspecified) => spec.set_priority(QueuePriority::Normal),
         Ok(_) => {}
         Err(_) => violations.push(Violation::new("spec.priority", "is not a priority that is known here")),
     }
-    spec.limits = Some(limits);
     match runtime {
         Some(runtime) if violations.is_empty() => {
             // A language may have been named by an alias.
@@ -81,13 +85,18 @@ fn sources(spec: &ExecutionSpec, runtime: Option<&Runtime>, config: &ExecutionCo
     }
     let stdin = spec.stdin.len() as u64;
     let files: u64 = spec.files.iter().map(|file| file.content.len() as u64).sum();
-    let total = spec.script.len() as u64 + files + stdin;
+    let cases: u64 = spec.cases.iter().map(cases::size).sum();
+    let total = spec.script.len() as u64 + files + stdin + cases;
     if total > config.maximum_source_bytes {
-        let largest = [("spec.script", spec.script.len() as u64), ("spec.files", files), ("spec.stdin", stdin)];
+        let script = spec.script.len() as u64;
+        let largest = [("spec.script", script), ("spec.files", files), ("spec.stdin", stdin), ("spec.cases", cases)];
         let field = largest.iter().max_by_key(|(_, size)| *size).map_or("spec.script", |(field, _)| field);
         violations.push(Violation::new(
             field,
-            format!("script, files and stdin have {total} bytes together; the most is {}", config.maximum_source_bytes),
+            format!(
+                "script, files, stdin and cases have {total} bytes together; the most is {}",
+                config.maximum_source_bytes
+            ),
         ));
     }
     if spec.files.len() > config.maximum_files {
@@ -162,6 +171,9 @@ fn path(path: &str) -> Result<(), String> {
     if path.split('/').any(|part| part.is_empty() || part == ".") {
         return Err(format!("{path:?} has an empty part or a \".\""));
     }
+    if path.split('/').next() == Some(RESERVED) {
+        return Err(format!("{path:?} is in a folder that the runner keeps for itself"));
+    }
     Ok(())
 }
 
@@ -217,71 +229,6 @@ fn labels(spec: &ExecutionSpec, violations: &mut Vec<Violation>) {
     }
 }
 
-fn limits(asked: &Limits, config: &ExecutionConfig, violations: &mut Vec<Violation>) -> Limits {
-    let (default, maximum) = (config.default_limits.to_proto(), config.maximum_limits.to_proto());
-    let mut number = |field: &str, asked: i64, default: i64, maximum: i64| {
-        if asked < 0 {
-            violations
-                .push(Violation::new(format!("spec.limits.{field}"), format!("is {asked}: it can't be negative")));
-        } else if asked > maximum {
-            violations
-                .push(Violation::new(format!("spec.limits.{field}"), format!("is {asked}; the most is {maximum}")));
-        }
-        if asked == 0 { default } else { asked }
-    };
-    let output_bytes = number("output_bytes", asked.output_bytes, default.output_bytes, maximum.output_bytes);
-    let memory_bytes = number("memory_bytes", asked.memory_bytes, default.memory_bytes, maximum.memory_bytes);
-    let cpu_millis =
-        number("cpu_millis", asked.cpu_millis.into(), default.cpu_millis.into(), maximum.cpu_millis.into());
-    // A maximum of 0 stands for the default.
-    let or = |maximum: i64, default: i64| if maximum == 0 { default } else { maximum };
-    let (default_processes, default_disk) = (i64::from(default.processes), default.disk_bytes);
-    let processes =
-        number("processes", asked.processes.into(), default_processes, or(maximum.processes.into(), default_processes));
-    let disk_bytes = number("disk_bytes", asked.disk_bytes, default_disk, or(maximum.disk_bytes, default_disk));
-    let file_bytes =
-        number("file_bytes", asked.file_bytes, default.file_bytes, or(maximum.file_bytes, maximum.disk_bytes));
-    let (config_default, config_maximum) = (&config.default_limits, &config.maximum_limits);
-    let most_cpu = if config_maximum.cpu_time.is_zero() { config_default.cpu_time } else { config_maximum.cpu_time };
-    let wall_time =
-        time("wall_time", asked.wall_time.as_ref(), config_default.wall_time, config_maximum.wall_time, violations);
-    let cpu_time = time("cpu_time", asked.cpu_time.as_ref(), config_default.cpu_time, most_cpu, violations);
-    Limits {
-        wall_time: Some(to_duration(wall_time)),
-        output_bytes,
-        memory_bytes,
-        cpu_millis: i32::try_from(cpu_millis).unwrap_or(default.cpu_millis),
-        cpu_time: (!cpu_time.is_zero()).then(|| to_duration(cpu_time)),
-        processes: i32::try_from(processes).unwrap_or(default.processes),
-        disk_bytes,
-        file_bytes,
-    }
-}
-
-/// A duration of a request, with its default and its maximum.
-fn time(
-    field: &str,
-    asked: Option<&prost_types::Duration>,
-    default: Duration,
-    maximum: Duration,
-    violations: &mut Vec<Violation>,
-) -> Duration {
-    let Some(given) = asked else { return default };
-    let mut violation = |words| violations.push(Violation::new(format!("spec.limits.{field}"), words));
-    match from_duration(given) {
-        Some(time) if time.is_zero() => default,
-        Some(time) if time <= maximum => time,
-        Some(time) => {
-            violation(format!("is {} s; the most is {} s", time.as_secs_f64(), maximum.as_secs_f64()));
-            time
-        }
-        None => {
-            violation(format!("{} s and {} ns is negative or malformed", given.seconds, given.nanos));
-            default
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::path;
@@ -291,7 +238,7 @@ mod tests {
         for good in ["a", "a/b.txt", "..a/b..", "ä/ö"] {
             assert_eq!(path(good), Ok(()), "{good}");
         }
-        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/", "a\\b", "a\0b", "a\nb"] {
+        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/", "a\\b", "a\0b", "a\nb", ".runmesh/a"] {
             assert!(path(bad).is_err(), "{bad:?}");
         }
     }

@@ -1,10 +1,10 @@
 //! WatchExecution: the log from a cursor on, then live, then the end.
 
-use std::pin::pin;
+use std::{fmt, pin::pin, sync::Arc};
 
 use async_stream::try_stream;
 use futures::{Stream, TryStreamExt as _};
-use runmesh_events::Catalog;
+use runmesh_events::{Catalog, Event, ExecutionId};
 use runmesh_proto::execution::{
     Execution, ExecutionEnd, WatchExecutionRequest, WatchExecutionResponse, watch_execution_response::Item,
 };
@@ -23,7 +23,7 @@ const RECONNECT_AFTER: std::time::Duration = std::time::Duration::from_millis(50
 
 /// A place in an execution's stream. As text: the sequence of the last event seen, with `.end` once the end was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cursor {
+pub(crate) struct Cursor {
     sequence: u64,
     ended: bool,
 }
@@ -41,13 +41,24 @@ impl Cursor {
         Some(Self { sequence: number.parse().ok().filter(|_| canonical)?, ended })
     }
 
-    fn event(sequence: u64) -> String {
-        sequence.to_string()
+    /// Whether it is before everything.
+    pub(crate) fn is_start(&self) -> bool {
+        self.sequence == 0
     }
+}
 
-    fn end(sequence: u64) -> String {
-        format!("{sequence}.end")
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.sequence, if self.ended { ".end" } else { "" })
     }
+}
+
+/// A step of a log's stream.
+pub(crate) enum Step {
+    /// The next event.
+    Event(Arc<Event>),
+    /// The log is complete: nothing follows.
+    End(Box<Execution>),
 }
 
 pub(crate) async fn watch(
@@ -55,8 +66,30 @@ pub(crate) async fn watch(
     request: WatchExecutionRequest,
 ) -> Result<impl Stream<Item = Result<WatchExecutionResponse, Status>> + Send + use<>, ExecutionError> {
     let id = execution_id(&request.execution_id)?;
-    let cursor = Cursor::parse(&request.cursor)
-        .ok_or_else(|| ExecutionError::field("cursor", format!("{:?} is not a cursor", request.cursor)))?;
+    let steps = steps(service, &id, parse(&request.cursor)?).await?;
+    Ok(steps.try_filter_map(async |(cursor, step)| {
+        let item = match step {
+            Step::Event(event) => {
+                let visible = event.payload.as_ref().is_some_and(|p| Catalog::get().streamable(p.event_type()));
+                visible.then(|| Item::Event(event.as_ref().clone()))
+            }
+            Step::End(execution) => Some(Item::End(ExecutionEnd { execution: Some(*execution) })),
+        };
+        Ok(item.map(|item| WatchExecutionResponse { cursor, item: Some(item) }))
+    }))
+}
+
+/// Reads a cursor from a request.
+pub(crate) fn parse(text: &str) -> Result<Cursor, ExecutionError> {
+    Cursor::parse(text).ok_or_else(|| ExecutionError::field("cursor", format!("{text:?} is not a cursor")))
+}
+
+/// The whole log of an execution from a cursor on, then live, then its end; each step with the cursor behind it.
+pub(crate) async fn steps(
+    service: &ExecutionService,
+    id: &ExecutionId,
+    cursor: Cursor,
+) -> Result<impl Stream<Item = Result<(String, Step), Status>> + Send + use<>, ExecutionError> {
     let aggregate = id.aggregate();
     // Before the log is read: if it is deleted from here on, the follower is told.
     let followed = follow(service.shared_store(), aggregate.clone(), cursor.sequence);
@@ -66,7 +99,7 @@ pub(crate) async fn watch(
         return Err(ExecutionError::NotFound(id.to_string()));
     }
     if cursor.sequence > head || (cursor.ended && whole.closed_at() != Some(cursor.sequence)) {
-        return Err(ExecutionError::BeyondEnd(format!("{} lies beyond the log, which is at {head}", request.cursor)));
+        return Err(ExecutionError::BeyondEnd(format!("{cursor} lies beyond the log, which is at {head}")));
     }
     // What the client has seen already, so that the fold knows the end when it comes.
     let seen = events.iter().map(AsRef::as_ref).filter(|event| event.sequence <= cursor.sequence);
@@ -86,15 +119,10 @@ pub(crate) async fn watch(
             let Some(event) = next.map_err(ExecutionError::from)? else { return };
             log.apply(&event);
             sequence = event.sequence;
-            let visible = event.payload.as_ref().is_some_and(|p| Catalog::get().streamable(p.event_type()));
-            if visible {
-                let event = event.as_ref().clone();
-                yield WatchExecutionResponse { cursor: Cursor::event(sequence), item: Some(Item::Event(event)) };
-            }
+            yield (Cursor { sequence, ended: false }.to_string(), Step::Event(event));
         }
         let execution = Execution { last_sequence: sequence, ..log.summary() };
-        let end = ExecutionEnd { execution: Some(execution) };
-        yield WatchExecutionResponse { cursor: Cursor::end(sequence), item: Some(Item::End(end)) };
+        yield (Cursor { sequence, ended: true }.to_string(), Step::End(Box::new(execution)));
     })
 }
 
@@ -106,7 +134,7 @@ mod tests {
     fn cursors_have_one_spelling() {
         assert_eq!(Cursor::parse(""), Some(Cursor { sequence: 0, ended: false }));
         assert_eq!(Cursor::parse("17"), Some(Cursor { sequence: 17, ended: false }));
-        assert_eq!(Cursor::parse(&Cursor::end(17)), Some(Cursor { sequence: 17, ended: true }));
+        assert_eq!(Cursor::parse("17.end"), Some(Cursor { sequence: 17, ended: true }));
         for bad in ["x", "-1", "+1", "01", ".end", "1.ended", "1 ", "99999999999999999999999"] {
             assert_eq!(Cursor::parse(bad), None, "{bad}");
         }

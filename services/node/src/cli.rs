@@ -24,6 +24,8 @@ pub enum Command {
     Dev(DevArgs),
     /// Run chosen roles of a mesh
     Serve(ServeArgs),
+    /// Show the languages that can be run, and what is missing for the others
+    Runtimes(RuntimesArgs),
     /// Show the topics, or compare them with what the bus has
     Topics(TopicsArgs),
     /// Show what this machine can enforce, and how to get more
@@ -75,6 +77,9 @@ pub struct RunArgs {
     /// A file that the script gets on standard input; - for this command's own
     #[arg(long, value_name = "FILE")]
     pub stdin: Option<PathBuf>,
+    /// A file of cases (TOML or JSON): the program is run on each, and a table shows what became of them
+    #[arg(long, value_name = "FILE", conflicts_with = "stdin")]
+    pub cases: Option<PathBuf>,
     /// An environment variable of the script; can be given again
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<String>,
@@ -118,6 +123,20 @@ pub struct ServeArgs {
     /// As in dev.
     #[command(flatten)]
     pub dev: DevArgs,
+}
+
+/// `runmesh runtimes`.
+#[derive(Debug, Args)]
+pub struct RuntimesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The server; by default this machine is asked.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// The settings, which name the registry.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// `runmesh topics`.

@@ -4,6 +4,7 @@ mod call;
 mod doctor;
 mod print;
 mod run;
+mod runtimes;
 mod serve;
 mod topics;
 
@@ -37,6 +38,7 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
             Command::Run(args) => run::run(args, environment).await,
             Command::Dev(args) => serve::dev(args, environment).await,
             Command::Serve(args) => serve::serve(args, environment).await,
+            Command::Runtimes(args) => runtimes::runtimes(args, environment).await,
             Command::Topics(args) => topics::topics(args, environment).await,
             Command::Doctor(args) => doctor::doctor(args, environment).await,
             Command::Call(args) => call::call(args).await,

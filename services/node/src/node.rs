@@ -8,7 +8,7 @@ use runmesh_bus::{BusError, Consumer, Relay, TopicReport};
 use runmesh_events::Catalog;
 use runmesh_gateway::{Gateway, GatewayConfig};
 use runmesh_rpc::{AccessPolicy, LocalChannel, RpcServer, ServerConfig};
-use runmesh_runner::{RegistryError, Runner, SandboxError};
+use runmesh_runner::{RegistryError, Runner, SandboxError, ToolchainError};
 use runmesh_scheduler::SchedulerError;
 use runmesh_store::{
     SqliteStore, StoreError,
@@ -44,6 +44,9 @@ pub enum NodeError {
     /// The runtimes can't be read.
     #[error(transparent)]
     Runtimes(#[from] RegistryError),
+    /// The compilers can't be used.
+    #[error(transparent)]
+    Toolchains(#[from] ToolchainError),
     /// An address can't be listened on.
     #[error("can't listen on {address}: {source}")]
     Listen {

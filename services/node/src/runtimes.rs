@@ -5,31 +5,35 @@ use std::sync::Arc;
 use runmesh_execution as execution;
 use runmesh_proto::{
     event::Enforcement,
-    execution::{Limits, Runtime},
+    execution::{Limits, ListRuntimesResponse, Runtime, UnavailableRuntime},
 };
 use runmesh_runner::{Runtimes, Sandbox, limits_of_proto, receipt_to_proto};
 
 /// The runtimes of this machine.
 pub(crate) struct LocalRuntimes {
-    found: Runtimes,
+    found: Arc<Runtimes>,
     sandbox: Arc<dyn Sandbox>,
     strict: bool,
 }
 
 impl LocalRuntimes {
     /// These runtimes, in this sandbox.
-    pub(crate) fn new(found: Runtimes, sandbox: Arc<dyn Sandbox>, strict: bool) -> Self {
+    pub(crate) fn new(found: Arc<Runtimes>, sandbox: Arc<dyn Sandbox>, strict: bool) -> Self {
         Self { found, sandbox, strict }
     }
 }
 
 impl execution::Runtimes for LocalRuntimes {
     fn list(&self) -> Vec<Runtime> {
-        self.found.list().iter().map(to_proto).collect()
+        listed(&self.found).runtimes
     }
 
     fn resolve(&self, language: &str, version: &str) -> Option<Runtime> {
         self.found.resolve(language, version).ok().map(to_proto)
+    }
+
+    fn unavailable(&self) -> Vec<UnavailableRuntime> {
+        listed(&self.found).unavailable
     }
 
     fn receipt(&self, limits: &Limits) -> Vec<Enforcement> {
@@ -41,6 +45,16 @@ impl execution::Runtimes for LocalRuntimes {
     }
 }
 
+/// What is here and what is not.
+pub(crate) fn listed(found: &Runtimes) -> ListRuntimesResponse {
+    let unavailable = found.missing().map(|missing| UnavailableRuntime {
+        language: missing.name.to_owned(),
+        display_name: missing.display.to_owned(),
+        package: missing.package.to_owned(),
+    });
+    ListRuntimesResponse { runtimes: found.list().iter().map(to_proto).collect(), unavailable: unavailable.collect() }
+}
+
 fn to_proto(runtime: &runmesh_runner::Runtime) -> Runtime {
     Runtime {
         language: runtime.language.clone(),
@@ -48,6 +62,6 @@ fn to_proto(runtime: &runmesh_runner::Runtime) -> Runtime {
         default: runtime.default,
         file_name: runtime.file_name.clone(),
         command: runtime.command.clone(),
-        compile_command: Vec::new(),
+        compile_command: runtime.compile.clone(),
     }
 }

@@ -1,10 +1,16 @@
 //! The runner's sandbox, as the settings describe it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use runmesh_runner::{ProcessConfig, ProcessSandbox, Runtimes, SandboxError, Search};
+use runmesh_runner::{ProcessConfig, ProcessSandbox, Runtimes, SandboxError, Search, ToolchainError, Toolchains};
 
 use crate::{Config, Environment};
+
+/// The folder of compilers' caches.
+const CACHES: &str = "compilers";
 
 /// Where to look for interpreters.
 pub(crate) fn search(config: &Config, environment: &Environment) -> Search {
@@ -16,32 +22,32 @@ pub(crate) fn search(config: &Config, environment: &Environment) -> Search {
     }
 }
 
-/// Opens the sandbox below the data folder.
+/// The compilers among the runtimes. Their caches are the user's, whatever the node's data folder is, so that they are
+/// filled once; where that can't be, they are in the data folder.
+///
+/// # Errors
+/// See [`Toolchains::open`].
+pub(crate) fn toolchains(
+    environment: &Environment,
+    data: &Path,
+    found: Arc<Runtimes>,
+) -> Result<Toolchains, ToolchainError> {
+    Toolchains::open(Arc::clone(&found), environment.data_folder().join(CACHES)).or_else(|error| {
+        tracing::debug!(%error, "compilers' caches are kept in the data folder");
+        Toolchains::open(found, data.join(CACHES))
+    })
+}
+
+/// Opens the sandbox below the data folder, where scripts may read these files and folders too.
 ///
 /// # Errors
 /// See [`ProcessSandbox::open`].
-pub(crate) fn open(config: &Config, data: &Path, found: &Runtimes) -> Result<ProcessSandbox, SandboxError> {
+pub(crate) fn open(config: &Config, data: &Path, readable: Vec<PathBuf>) -> Result<ProcessSandbox, SandboxError> {
     ProcessSandbox::open(ProcessConfig {
         cancel_grace: config.runner.cancel_grace,
         pool: config.runner.pool,
         avoid: config.runner.avoid,
-        readable: readable(found),
+        readable,
         ..ProcessConfig::new(data.join("work"))
     })
-}
-
-/// What the interpreters need beside the system's own folders: where they are installed.
-pub(crate) fn readable(found: &Runtimes) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = found
-        .list()
-        .iter()
-        .filter_map(|runtime| {
-            let folder = Path::new(runtime.command.first()?).parent()?;
-            Some(if folder.ends_with("bin") { folder.parent()?.to_owned() } else { folder.to_owned() })
-        })
-        .filter(|folder| folder.components().count() > 2)
-        .collect();
-    folders.sort();
-    folders.dedup();
-    folders
 }

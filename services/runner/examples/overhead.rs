@@ -185,6 +185,5 @@ fn spec(command: &[&str]) -> RunSpec {
         part: String::new(),
         strict: false,
         collect: None,
-        readable: Vec::new(),
     }
 }

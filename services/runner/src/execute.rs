@@ -6,12 +6,15 @@ use std::{
 };
 
 use runmesh_events::{AggregateId, Cause, Event, NewEvent, Payload, TraceParent};
-use runmesh_proto::event::{ContainerStatus, ExecutionStarted, PodCreated, PodRunning};
+use runmesh_proto::event::{
+    CompileResult, ContainerStatus, ExecutionRequested, ExecutionStarted, ExecutionStep, PodCreated, PodRunning,
+};
 use runmesh_store::{Expected, StoreError, Versioned};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    Run, RunSpec, SandboxError,
+    Outcome, Run, RunSpec, SandboxError,
+    compile::Compiled,
     lease::RunLease,
     log::{CancelRequest, RunLog},
     output::{self, Tails},
@@ -35,16 +38,28 @@ pub(crate) struct Execution {
     /// The command to run it, the cause of all its events.
     pub(crate) command: Arc<Event>,
     pub(crate) trace: TraceParent,
+    pub(crate) request: ExecutionRequested,
+    /// The run of its program; with what a compiler made, once it has.
     pub(crate) spec: RunSpec,
     pub(crate) lease: Versioned<RunLease>,
     pub(crate) active: Arc<Active>,
     pub(crate) renew_at: Instant,
     /// The newest sequence of the log that this run knows of.
     pub(crate) head: u64,
+    /// Whether the log has it that there is a sandbox.
+    pub(crate) has_sandbox: bool,
+}
+
+/// Who asked for the end of a run that was told to end.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asked {
+    pub(crate) cancel: CancelRequest,
+    /// Nobody: the node is being shut down.
+    pub(crate) shutdown: bool,
 }
 
 /// Why a run is given up without a last event of its own.
-enum GivenUp {
+pub(crate) enum GivenUp {
     /// Another runner has recorded its end.
     LeaseLost,
     /// Its events can't be recorded.
@@ -84,13 +99,20 @@ impl Execution {
         }
     }
 
-    fn cause(&self) -> Cause<'_> {
+    pub(crate) fn cause(&self) -> Cause<'_> {
         command_cause(&self.command).traced(self.trace)
     }
 
     /// Returns what may still have to be cleaned up.
     async fn supervise(&mut self) -> Result<Option<Run>, GivenUp> {
-        let run = match self.start().await {
+        let compiled = match self.compile().await? {
+            Compiled::Ready(compiled) => compiled,
+            Compiled::Over(run) => return Ok(run),
+        };
+        if !self.request.cases.is_empty() {
+            return self.run_cases(compiled).await;
+        }
+        let run = match self.start(&self.spec).await {
             Ok(run) => run,
             Err(error) => {
                 let ended = verdict::not_started(&self.spec.execution_id, &error);
@@ -98,37 +120,61 @@ impl Execution {
                 return Ok(None);
             }
         };
-        self.append(self.started(&run)).await?;
-        let pod_name = run.started().name.clone();
-        let (mut run, tails) = self.stream(run).await?;
+        self.append_started(&run, compiled).await?;
+        let (mut run, tails) = self.stream(run, ExecutionStep::Run).await?;
         let outcome = run.outcome().await;
+        let Asked { cancel, shutdown } = self.asked(&outcome).await?;
+        let pod_name = self.pod_name();
+        let ended = Ended { spec: &self.spec, subject: "the script", pod_name: &pod_name, tails, cancel };
+        self.append_end(ended.events(outcome), shutdown).await?;
+        Ok(Some(run))
+    }
+
+    /// Who asked for the end of a run with this outcome.
+    pub(crate) async fn asked(&self, outcome: &Outcome) -> Result<Asked, GivenUp> {
+        match was_asked_for(outcome) {
+            true => self.asked_to_end().await,
+            false => Ok(Asked::default()),
+        }
+    }
+
+    /// Who asked for the end of this run.
+    pub(crate) async fn asked_to_end(&self) -> Result<Asked, GivenUp> {
         let mut why = self.active.why();
-        if was_asked_for(&outcome) && why.is_none() {
+        if why.is_none() {
             // A shutdown ended it; a cancel may have been recorded that did not reach this runner any more.
             let log =
                 RunLog::read(self.runner.store.as_ref(), &self.spec.execution_id).await.map_err(GivenUp::Store)?;
             why = log.cancel.as_deref().map(CancelRequest::of);
         }
-        let stopped = was_asked_for(&outcome) && why.is_none();
-        let cancel = why.unwrap_or_default();
-        let mut events = Ended { spec: &self.spec, pod_name: &pod_name, tails, cancel }.events(outcome);
-        if stopped && let Some(last) = events.last_mut() {
-            *last = verdict::runner_lost(&self.spec.execution_id, "the node was shut down while the script ran");
-        }
-        let cause = self.cause();
-        let events = (ordinal::POD_ENDED..).zip(events).map(|(ordinal, event)| cause.derive(ordinal, event)).collect();
-        self.append(events).await?;
-        Ok(Some(run))
+        Ok(Asked { shutdown: why.is_none(), cancel: why.unwrap_or_default() })
     }
 
-    /// Starts the script. An execution of the same id may have been deleted a moment ago; its folder is on its way out.
+    /// The name of the sandboxes of this attempt in events.
+    pub(crate) fn pod_name(&self) -> String {
+        format!("{}-{}", self.spec.execution_id, self.lease.document.attempt)
+    }
+
+    /// Waits for something else than a run, and keeps the lease meanwhile.
+    pub(crate) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, GivenUp> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = sleep_until(self.renew_at) => self.renew().await?,
+            }
+        }
+    }
+
+    /// Starts a part of it. An execution of the same id may have been deleted a moment ago; its folder is on its way out.
     /// A sandbox that could not be set up, which is never the script's fault, is tried again, in another one.
-    async fn start(&self) -> Result<Run, SandboxError> {
+    pub(crate) async fn start(&self, spec: &RunSpec) -> Result<Run, SandboxError> {
         let deadline = Instant::now() + FOLDER_PATIENCE;
         let mut wait = BACKOFF.0;
         let mut setups = 1;
         loop {
-            match self.runner.sandbox.start(self.spec.clone()).await {
+            match self.runner.sandbox.start(spec.clone()).await {
                 Err(SandboxError::AlreadyRunning { .. }) if Instant::now() < deadline => sleep(BACKOFF.0).await,
                 Err(error @ SandboxError::Setup { .. }) if setups < SETUPS => {
                     tracing::warn!(execution_id = self.spec.execution_id, %error, "trying another sandbox");
@@ -141,38 +187,60 @@ impl Execution {
         }
     }
 
-    fn started(&self, run: &Run) -> Vec<NewEvent> {
-        let (execution_id, started) = (self.spec.execution_id.clone(), run.started());
-        let status =
-            ContainerStatus { name: "script".to_owned(), ready: true, restart_count: 0, state: "running".to_owned() };
-        let payloads: [Payload; 3] = [
-            PodCreated {
-                execution_id: execution_id.clone(),
-                pod_name: started.name.clone(),
-                namespace: self.runner.sandbox.name().to_owned(),
-            }
-            .into(),
-            PodRunning {
-                execution_id: execution_id.clone(),
-                pod_name: started.name.clone(),
-                container_statuses: vec![status],
-            }
-            .into(),
-            ExecutionStarted {
-                execution_id,
-                pod_name: started.name.clone(),
-                node_name: Some(self.lease.document.node.clone()),
-                container_id: started.pid.map(|pid| pid.to_string()),
-                receipt: receipt_to_proto(&started.receipt),
-            }
-            .into(),
-        ];
-        let cause = self.cause();
-        (ordinal::STARTED..).zip(payloads).map(|(ordinal, payload)| cause.derive(ordinal, payload)).collect()
+    /// Records that there is a sandbox.
+    pub(crate) async fn append_sandbox(&mut self) -> Result<(), GivenUp> {
+        self.has_sandbox = true;
+        self.append(self.sandbox_made()).await
     }
 
-    /// Records the output as it comes, until there is no more.
-    async fn stream(&mut self, mut run: Run) -> Result<(Run, Tails), GivenUp> {
+    fn sandbox_made(&self) -> Vec<NewEvent> {
+        let (execution_id, pod_name) = (self.spec.execution_id.clone(), self.pod_name());
+        let status =
+            ContainerStatus { name: "script".to_owned(), ready: true, restart_count: 0, state: "running".to_owned() };
+        let created = PodCreated {
+            execution_id: execution_id.clone(),
+            pod_name: pod_name.clone(),
+            namespace: self.runner.sandbox.name().to_owned(),
+        };
+        let running = PodRunning { execution_id, pod_name, container_statuses: vec![status] };
+        let cause = self.cause();
+        vec![cause.derive(ordinal::POD_CREATED, created), cause.derive(ordinal::POD_RUNNING, running)]
+    }
+
+    /// Records that the program runs.
+    pub(crate) async fn append_started(&mut self, run: &Run, compile: Option<CompileResult>) -> Result<(), GivenUp> {
+        let mut events = if self.has_sandbox { Vec::new() } else { self.sandbox_made() };
+        self.has_sandbox = true;
+        let started = ExecutionStarted {
+            execution_id: self.spec.execution_id.clone(),
+            pod_name: self.pod_name(),
+            node_name: Some(self.lease.document.node.clone()),
+            container_id: run.started().pid.map(|pid| pid.to_string()),
+            compile,
+            receipt: receipt_to_proto(&run.started().receipt),
+        };
+        events.push(self.cause().derive(ordinal::STARTED, started));
+        self.append(events).await
+    }
+
+    /// Records the end of it. `shutdown`: nobody asked for that, the node is being shut down.
+    pub(crate) async fn append_end(&mut self, mut events: Vec<Payload>, shutdown: bool) -> Result<(), GivenUp> {
+        if shutdown && let Some(last) = events.pop() {
+            let lost = verdict::runner_lost(&self.spec.execution_id, "the node was shut down while the script ran");
+            events.push(verdict::with_counts(lost, verdict::counts(&last)));
+        }
+        let cause = self.cause();
+        let places = if events.len() > 1 {
+            ordinal::POD_ENDED..=ordinal::TERMINAL
+        } else {
+            ordinal::TERMINAL..=ordinal::TERMINAL
+        };
+        let events = places.zip(events).map(|(ordinal, event)| cause.derive(ordinal, event)).collect();
+        self.append(events).await
+    }
+
+    /// Records the output of a step as it comes, until there is no more.
+    pub(crate) async fn stream(&mut self, mut run: Run, step: ExecutionStep) -> Result<(Run, Tails), GivenUp> {
         let mut tails = Tails::default();
         let canceller = run.canceller();
         let active = Arc::clone(&self.active);
@@ -185,7 +253,7 @@ impl Execution {
                     canceller.cancel();
                 }
                 () = sleep_until(self.renew_at) => self.renew().await?,
-                pieces = output::next(&mut run, &mut tails, &self.spec.execution_id) => {
+                pieces = output::next(&mut run, &mut tails, &self.spec.execution_id, step) => {
                     let Some(pieces) = pieces else { return Ok((run, tails)) };
                     let cause = self.cause();
                     let events = pieces.into_iter().map(|piece| cause.observe(piece)).collect();
@@ -197,7 +265,7 @@ impl Execution {
 
     /// Appends events behind those that were appended before, again and again while the store is not available. Others may
     /// add to the log too, a request to end the run above all; but nothing is added behind the end of the execution.
-    async fn append(&mut self, events: Vec<NewEvent>) -> Result<(), GivenUp> {
+    pub(crate) async fn append(&mut self, events: Vec<NewEvent>) -> Result<(), GivenUp> {
         let aggregate = AggregateId::from(self.spec.execution_id.as_str());
         let mut wait = BACKOFF.0;
         loop {
@@ -235,7 +303,7 @@ impl Execution {
     }
 
     /// Gives a sign of life.
-    async fn renew(&mut self) -> Result<(), GivenUp> {
+    pub(crate) async fn renew(&mut self) -> Result<(), GivenUp> {
         self.renew_at = Instant::now() + LEASE / 3;
         self.lease.document.until = SystemTime::now() + LEASE;
         match self.runner.leases.update(&self.lease.document, self.lease.revision).await {

@@ -6,18 +6,22 @@
 //! Invariants: what a run makes (processes, folders) is gone after it, however it ends; a verdict rests on evidence;
 //! a script that writes faster than its output is taken waits, the node's memory does not grow.
 
+mod cases;
+mod compile;
 mod execute;
 mod lease;
 mod log;
 mod output;
+mod plan;
 mod receipt;
 pub mod runtimes;
 pub mod sandbox;
 mod service;
+mod toolchains;
 mod verdict;
 
 pub use receipt::{limits_of_proto, receipt_to_proto};
-pub use runtimes::{RegistryError, Runtime, Runtimes, Search, UnknownRuntime};
+pub use runtimes::{MissingLanguage, RegistryError, Runtime, Runtimes, Search, UnknownRuntime};
 pub use sandbox::process::helper::{ARGUMENT as SANDBOX_HELPER_ARGUMENT, run_if_asked as run_sandbox_helper_if_asked};
 pub use sandbox::process::{Avoid, HelperCommand, ProcessConfig, ProcessSandbox};
 pub use sandbox::{
@@ -25,3 +29,4 @@ pub use sandbox::{
     RunSpec, Sandbox, SandboxError, SourceFile, Started, Usage,
 };
 pub use service::{GROUP, Runner};
+pub use toolchains::{ToolchainError, Toolchains};

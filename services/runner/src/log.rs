@@ -1,12 +1,10 @@
 //! What the runner wants to know of an execution's log.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use runmesh_events::{AggregateId, Event, EventType, Payload, from_duration, lifecycle};
-use runmesh_proto::event::ExecutionRequested;
+use runmesh_events::{AggregateId, Event, EventType, Payload, lifecycle};
+use runmesh_proto::event::{CaseCounts, CaseVerdict, ExecutionRequested};
 use runmesh_store::{EventStore, StoreError, read_log};
-
-use crate::{Limits, RunSpec, SourceFile, receipt::positive};
 
 const TYPES: [EventType; 7] = [
     EventType::ExecutionRequested,
@@ -17,9 +15,6 @@ const TYPES: [EventType; 7] = [
     lifecycle::TERMINAL[2],
     lifecycle::TERMINAL[3],
 ];
-
-/// Stands for the main file in a runtime's command.
-const FILE: &str = "{file}";
 
 /// An execution's log, as far as the runner is concerned.
 #[derive(Debug, Default)]
@@ -49,6 +44,30 @@ impl RunLog {
     }
 }
 
+/// What became of so many cases, by the log. `None`: there are none.
+pub(crate) async fn counts(
+    store: &dyn EventStore,
+    execution_id: &str,
+    cases: usize,
+) -> Result<Option<CaseCounts>, StoreError> {
+    if cases == 0 {
+        return Ok(None);
+    }
+    let total = i32::try_from(cases).unwrap_or(i32::MAX);
+    let (events, _) = read_log(store, &AggregateId::from(execution_id), &[EventType::ExecutionRunning]).await?;
+    let mut counts = CaseCounts { total, not_run: total, ..CaseCounts::default() };
+    for event in &events {
+        let Some(Payload::ExecutionRunning(running)) = &event.payload else { continue };
+        let Some(result) = &running.case_result else { continue };
+        counts.not_run -= 1;
+        match result.verdict() {
+            CaseVerdict::Accepted => counts.accepted += 1,
+            _ => counts.rejected += 1,
+        }
+    }
+    Ok(Some(counts))
+}
+
 /// Who asked for the end of a run, and why.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CancelRequest {
@@ -64,45 +83,5 @@ impl CancelRequest {
             }
             _ => Self::default(),
         }
-    }
-}
-
-/// What to run for a request.
-pub(crate) fn run_spec(request: &ExecutionRequested, attempt: u32) -> RunSpec {
-    let mut files: Vec<SourceFile> = request
-        .files
-        .iter()
-        .map(|file| SourceFile { path: file.path.clone(), content: file.content.clone() })
-        .collect();
-    if !request.script.is_empty() {
-        let content = request.script.clone().into_bytes().into();
-        files.push(SourceFile { path: request.runtime_filename.clone(), content });
-    }
-    // A name that begins with `-` would be taken for an option.
-    let dash = if request.runtime_filename.starts_with('-') { "./" } else { "" };
-    let file = format!("{dash}{}", request.runtime_filename);
-    let mut command: Vec<String> = request.runtime_command.iter().map(|part| part.replace(FILE, &file)).collect();
-    command.extend(request.args.iter().cloned());
-    RunSpec {
-        execution_id: request.execution_id.clone(),
-        attempt,
-        command,
-        files,
-        stdin: request.stdin.clone(),
-        environment: request.environment.clone(),
-        limits: Limits {
-            wall_time: request.timeout.as_ref().and_then(from_duration).unwrap_or(Duration::from_secs(60)),
-            output_bytes: u64::try_from(request.output_limit_bytes).unwrap_or_default(),
-            memory_bytes: request.memory_limit.parse().ok(),
-            cpu_millis: request.cpu_limit.trim_end_matches('m').parse().ok(),
-            cpu_time: request.cpu_time_limit.as_ref().and_then(from_duration),
-            processes: positive(request.process_limit),
-            disk_bytes: positive(request.disk_limit_bytes),
-            file_bytes: positive(request.file_limit_bytes),
-        },
-        part: String::new(),
-        strict: request.strict,
-        collect: None,
-        readable: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::FutureExt as _;
 use runmesh_events::Payload;
-use runmesh_proto::event::{self, ExecutionOutput};
+use runmesh_proto::event::{self, ExecutionOutput, ExecutionStep};
 
 use crate::{Chunk, OutputStream, Run};
 
@@ -21,7 +21,7 @@ pub(crate) struct Tails {
 }
 
 impl Tails {
-    fn keep(&mut self, chunk: &Chunk) {
+    pub(crate) fn keep(&mut self, chunk: &Chunk) {
         let tail = match chunk.stream {
             OutputStream::Stdout => &mut self.stdout,
             OutputStream::Stderr => &mut self.stderr,
@@ -39,12 +39,17 @@ impl Tails {
 
 /// The next pieces of output that are there, at least one; waits for it. `None`: there is no more. Cancel-safe: it waits
 /// for the first piece alone.
-pub(crate) async fn next(run: &mut Run, tails: &mut Tails, execution_id: &str) -> Option<Vec<Payload>> {
+pub(crate) async fn next(
+    run: &mut Run,
+    tails: &mut Tails,
+    execution_id: &str,
+    step: ExecutionStep,
+) -> Option<Vec<Payload>> {
     let mut chunk = run.next_chunk().await?;
     let mut pieces = Vec::new();
     loop {
         tails.keep(&chunk);
-        pieces.push(piece(execution_id, chunk));
+        pieces.push(piece(execution_id, step, chunk));
         if pieces.len() == PIECES {
             return Some(pieces);
         }
@@ -55,7 +60,7 @@ pub(crate) async fn next(run: &mut Run, tails: &mut Tails, execution_id: &str) -
     }
 }
 
-fn piece(execution_id: &str, chunk: Chunk) -> Payload {
+fn piece(execution_id: &str, step: ExecutionStep, chunk: Chunk) -> Payload {
     let stream = match chunk.stream {
         OutputStream::Stdout => event::OutputStream::Stdout,
         OutputStream::Stderr => event::OutputStream::Stderr,
@@ -65,7 +70,7 @@ fn piece(execution_id: &str, chunk: Chunk) -> Payload {
         stream: stream as i32,
         offset: i64::try_from(chunk.offset).unwrap_or(i64::MAX),
         data: chunk.data,
-        ..ExecutionOutput::default()
+        step: step as i32,
     }
     .into()
 }

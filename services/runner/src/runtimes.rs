@@ -1,7 +1,8 @@
-//! The interpreters of this machine: what the registry file `runtimes.toml` describes, and where it was found.
+//! The interpreters and compilers of this machine: what the registry file `runtimes.toml` describes, and where it was found.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 mod cache;
@@ -41,11 +42,31 @@ pub struct Runtime {
     pub default: bool,
     /// The name of the main file, when a script comes without one.
     pub file_name: String,
-    /// The command, with `{file}` where the main file goes.
+    /// The executable's real path: the interpreter, or the compiler.
+    pub program: PathBuf,
+    home: Option<PathBuf>,
+    /// The command, with places to fill in as `runtimes.toml` says.
     pub command: Vec<String>,
+    /// The command that compiles the program first, of the same form. Empty: there is none.
+    pub compile: Vec<String>,
+    /// Environment variables of the compiler. `{cache}` stands for the folder of its cache.
+    pub compile_environment: BTreeMap<String, String>,
+    /// The command that fills its cache. Empty: it has none.
+    pub fill_cache: Vec<String>,
 }
 
-/// The interpreters of this machine.
+/// A language that was not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingLanguage<'a> {
+    /// Its name, such as `ruby`.
+    pub name: &'a str,
+    /// The same for people.
+    pub display: &'a str,
+    /// The Debian package that brings it. Empty: none does.
+    pub package: &'a str,
+}
+
+/// The interpreters and compilers of this machine.
 #[derive(Clone, Debug, Default)]
 pub struct Runtimes {
     languages: Vec<Language>,
@@ -94,7 +115,7 @@ pub enum RegistryError {
 
 impl Runtimes {
     /// Finds the interpreters. Those whose version is not remembered are asked for it, several at once: that takes a
-    /// few ms each, and 2 s at most.
+    /// few ms each, some hundreds for a JVM, and 10 s at most.
     ///
     /// # Errors
     ///
@@ -146,13 +167,22 @@ impl Runtimes {
         Some(&language.name)
     }
 
-    /// The languages of the registry that were not found, each with the Debian package that brings it.
-    pub fn missing(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// What sandboxes have to show of this machine for them, beside the system's own folders.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let mut folders: Vec<PathBuf> = self.found.iter().filter_map(Runtime::folder).collect();
+        folders.sort();
+        folders.dedup();
+        folders
+    }
+
+    /// The languages of the registry that were not found.
+    pub fn missing(&self) -> impl Iterator<Item = MissingLanguage<'_>> {
         let is_there = |name: &str| self.found.iter().any(|runtime| runtime.language == name);
-        self.languages
-            .iter()
-            .filter(move |language| !is_there(&language.name))
-            .map(|language| (&*language.name, &*language.package))
+        self.languages.iter().filter(move |language| !is_there(&language.name)).map(|language| MissingLanguage {
+            name: &language.name,
+            display: &language.display,
+            package: &language.package,
+        })
     }
 
     fn name_of(&self, name: &str) -> Option<&str> {
@@ -162,11 +192,19 @@ impl Runtimes {
 }
 
 impl Runtime {
-    /// The whole command for a main file and its arguments.
-    pub fn command_for(&self, file: &str, arguments: &[String]) -> Vec<String> {
-        // A name that begins with `-` would be taken for an option.
-        let file = if file.starts_with('-') { format!("./{file}") } else { file.to_owned() };
-        let own = self.command.iter().map(|part| part.replace("{file}", &file));
-        own.chain(arguments.iter().cloned()).collect()
+    /// The folder that has the executable and what it needs, such as `/home/me/.pyenv/versions/3.11.7`; the executable
+    /// alone where that folder has more in it than the runtime. `None`: all of it is in the system's own folders.
+    pub fn folder(&self) -> Option<PathBuf> {
+        if SYSTEM.iter().any(|folder| self.program.starts_with(folder)) {
+            return None;
+        }
+        let own = self.program.parent().filter(|folder| folder.ends_with("bin")).and_then(Path::parent);
+        let others = |folder: &Path| {
+            folder.components().count() < 3 || self.home.as_ref().is_some_and(|home| home.starts_with(folder))
+        };
+        Some(own.filter(|folder| !others(folder)).unwrap_or(&self.program).to_owned())
     }
 }
+
+/// Folders that sandboxes always show.
+const SYSTEM: [&str; 4] = ["/usr", "/bin", "/sbin", "/lib"];

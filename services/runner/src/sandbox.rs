@@ -5,7 +5,6 @@
 //! everything that was made for it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -44,9 +43,6 @@ pub struct RunSpec {
     pub strict: bool,
     /// Give back files of the working folder after a main process that exited with 0: what a compiler made.
     pub collect: Option<Collect>,
-    /// Files and folders of this machine, by their real paths, that the program reads beside the system's own: the folder
-    /// of an interpreter, a compiler's cache. Shown read-only. One that is missing is left out.
-    pub readable: Vec<PathBuf>,
 }
 
 /// What of the working folder is given back. More than that is a failure of the run.

@@ -17,7 +17,9 @@ use crate::{
     Sandbox,
     execute::Execution,
     lease::{BY_NODE, RunLease},
-    log::{CancelRequest, RunLog, run_spec},
+    log::{self, CancelRequest, RunLog},
+    plan,
+    toolchains::Toolchains,
     verdict,
 };
 
@@ -33,9 +35,13 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// The ordinals of the events that the runner derives from the command to run. The last event of an execution has the
 /// same id whoever records it, so there is only one.
 pub(crate) mod ordinal {
-    pub(crate) const STARTED: u32 = 0;
+    pub(crate) const POD_CREATED: u32 = 0;
+    pub(crate) const POD_RUNNING: u32 = 1;
+    pub(crate) const STARTED: u32 = 2;
     pub(crate) const POD_ENDED: u32 = 100;
     pub(crate) const TERMINAL: u32 = 101;
+    /// To be added to a case's number.
+    pub(crate) const CASES: u32 = 1_000;
 }
 
 /// The runner. Clones share everything.
@@ -49,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) leases: Documents<RunLease>,
     pub(crate) sandbox: Arc<dyn Sandbox>,
+    pub(crate) toolchains: Toolchains,
     active: Mutex<HashMap<String, Arc<Active>>>,
     tasks: TaskTracker,
 }
@@ -85,10 +92,11 @@ impl Runner {
         store: Arc<dyn EventStore>,
         documents: Arc<dyn DocumentStore>,
         sandbox: Arc<dyn Sandbox>,
+        toolchains: Toolchains,
     ) -> Result<Self, StoreError> {
         let leases = Documents::open(documents).await?;
         let (active, tasks) = (Mutex::default(), TaskTracker::new());
-        Ok(Self { inner: Arc::new(Inner { node: node.into(), store, leases, sandbox, active, tasks }) })
+        Ok(Self { inner: Arc::new(Inner { node: node.into(), store, leases, sandbox, toolchains, active, tasks }) })
     }
 
     /// The runner's consumer group.
@@ -231,11 +239,13 @@ impl Inner {
             runner: Arc::clone(self),
             command: Arc::clone(&incoming.event),
             trace: incoming.trace,
-            spec: run_spec(&request, lease.attempt),
+            spec: plan::run_spec(&request, lease.attempt),
+            request,
             lease: Versioned { document: lease, revision },
             active,
             renew_at: Instant::now() + LEASE / 3,
             head: incoming.event.sequence,
+            has_sandbox: false,
         };
         self.tasks.spawn(execution.run());
         Ok(())
@@ -284,6 +294,8 @@ impl Inner {
                 Some(cancel) => verdict::cancelled(execution_id, CancelRequest::of(cancel), true),
                 None => verdict::runner_lost(execution_id, words),
             };
+            let cases = log.request.map_or(0, |request| request.cases.len());
+            let lost = verdict::with_counts(lost, log::counts(self.store.as_ref(), execution_id, cases).await?);
             self.record_end(command_cause(command), execution_id, lost).await?;
         }
         match self.leases.delete_if(execution_id, lease.revision).await {

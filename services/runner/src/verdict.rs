@@ -2,8 +2,8 @@
 
 use runmesh_events::{Payload, to_duration};
 use runmesh_proto::event::{
-    Enforcement, ExecutionCancelled, ExecutionCompleted, ExecutionErrorType, ExecutionFailed, ExecutionTimeout,
-    PodFailed, PodSucceeded, PodTerminated, ResourceUsage,
+    CaseCounts, Enforcement, ExecutionCancelled, ExecutionCompleted, ExecutionErrorType, ExecutionFailed,
+    ExecutionTimeout, PodFailed, PodSucceeded, PodTerminated, ResourceUsage,
 };
 use runmesh_store::StoreError;
 
@@ -12,11 +12,13 @@ use crate::{
 };
 
 /// Stands for "there is no exit code".
-const NO_EXIT_CODE: i32 = -1;
+pub(crate) const NO_EXIT_CODE: i32 = -1;
 
 /// What is known of a run when it ends.
 pub(crate) struct Ended<'a> {
     pub(crate) spec: &'a RunSpec,
+    /// Who ran: the script, the compiler.
+    pub(crate) subject: &'a str,
     pub(crate) pod_name: &'a str,
     pub(crate) tails: Tails,
     pub(crate) cancel: CancelRequest,
@@ -34,53 +36,48 @@ impl Ended<'_> {
     }
 
     fn verdict(self, ending: Ending, usage: Option<ResourceUsage>) -> Vec<Payload> {
+        let subject = self.subject;
         match ending {
             Ending::Exited(0) => vec![self.pod_succeeded(), self.completed(usage)],
             Ending::Exited(code) => {
-                let words = format!("the script ended with exit code {code}");
+                let words = format!("{subject} ended with exit code {code}");
                 vec![
                     self.pod_failed(code, "exit code"),
                     self.failed(code, ExecutionErrorType::ScriptError, words, usage),
                 ]
             }
             Ending::Signaled(signal) => {
-                let (code, words) = (128 + signal, format!("signal {signal} ended the script"));
+                let (code, words) = (128 + signal, format!("signal {signal} ended {subject}"));
                 vec![self.pod_failed(code, "signal"), self.failed(code, ExecutionErrorType::Signaled, words, usage)]
             }
             Ending::TimedOut => vec![self.pod_terminated("timeout"), self.timed_out(usage)],
             Ending::OutputLimit => {
-                let words = format!("the script wrote more than its limit of {} bytes", self.spec.limits.output_bytes);
+                let words = format!("{subject} wrote more than its limit of {} bytes", self.spec.limits.output_bytes);
                 vec![
                     self.pod_terminated("output limit"),
                     self.failed(NO_EXIT_CODE, ExecutionErrorType::OutputLimit, words, usage),
                 ]
             }
-            Ending::CpuTimedOut => self.over_limit(
-                "cpu time",
-                ExecutionErrorType::CpuTimeLimit,
-                "the script used more processor time than its limit",
-                usage,
-            ),
+            Ending::CpuTimedOut => {
+                let words = format!("{subject} used more processor time than its limit");
+                self.over_limit("cpu time", ExecutionErrorType::CpuTimeLimit, &words, usage)
+            }
             Ending::OutOfMemory { evidence } => {
-                let words = format!("the script ran out of memory: {evidence}");
+                let words = format!("{subject} ran out of memory: {evidence}");
                 self.over_limit("out of memory", ExecutionErrorType::OutOfMemory, &words, usage)
             }
             Ending::ProcessLimit { refused } => {
-                let words = format!("the script wanted more processes than its limit; {refused} were refused");
+                let words = format!("{subject} wanted more processes than its limit; {refused} were refused");
                 self.over_limit("process limit", ExecutionErrorType::ProcessLimit, &words, usage)
             }
-            Ending::FileSizeLimit => self.over_limit(
-                "file size",
-                ExecutionErrorType::FileSizeLimit,
-                "the script wrote a file larger than its limit",
-                usage,
-            ),
-            Ending::DiskLimit => self.over_limit(
-                "disk limit",
-                ExecutionErrorType::DiskLimit,
-                "the script filled all of its disk space",
-                usage,
-            ),
+            Ending::FileSizeLimit => {
+                let words = format!("{subject} wrote a file larger than its limit");
+                self.over_limit("file size", ExecutionErrorType::FileSizeLimit, &words, usage)
+            }
+            Ending::DiskLimit => {
+                let words = format!("{subject} filled all of its disk space");
+                self.over_limit("disk limit", ExecutionErrorType::DiskLimit, &words, usage)
+            }
             Ending::Cancelled { forced } => vec![self.pod_terminated("cancelled"), self.cancelled(forced)],
             Ending::Failed { reason } => vec![
                 self.pod_failed(NO_EXIT_CODE, "sandbox"),
@@ -201,6 +198,47 @@ pub(crate) fn cancelled(execution_id: &str, request: CancelRequest, forced: bool
     .into()
 }
 
+/// The events that end the sandboxes of an execution with cases, and the execution.
+pub(crate) fn with_pod(execution_id: &str, pod_name: &str, last: Payload) -> Vec<Payload> {
+    let (execution_id, pod_name) = (execution_id.to_owned(), pod_name.to_owned());
+    let pod = match &last {
+        Payload::ExecutionCompleted(_) => PodSucceeded { execution_id, pod_name, ..PodSucceeded::default() }.into(),
+        Payload::ExecutionFailed(_) => {
+            let reason = Some("cases".to_owned());
+            PodFailed { execution_id, pod_name, exit_code: NO_EXIT_CODE, reason, ..PodFailed::default() }.into()
+        }
+        other => {
+            let cancelled = matches!(other, Payload::ExecutionCancelled(_));
+            let reason = Some(if cancelled { "cancelled" } else { "timeout" }.to_owned());
+            PodTerminated { execution_id, pod_name, exit_code: NO_EXIT_CODE, reason, message: None }.into()
+        }
+    };
+    vec![pod, last]
+}
+
+/// What a last event says of cases.
+pub(crate) fn counts(last: &Payload) -> Option<CaseCounts> {
+    match last {
+        Payload::ExecutionCompleted(last) => last.cases,
+        Payload::ExecutionFailed(last) => last.cases,
+        Payload::ExecutionTimeout(last) => last.cases,
+        Payload::ExecutionCancelled(last) => last.cases,
+        _ => None,
+    }
+}
+
+/// A last event with what became of cases.
+pub(crate) fn with_counts(mut last: Payload, counts: Option<CaseCounts>) -> Payload {
+    match &mut last {
+        Payload::ExecutionCompleted(last) => last.cases = counts,
+        Payload::ExecutionFailed(last) => last.cases = counts,
+        Payload::ExecutionTimeout(last) => last.cases = counts,
+        Payload::ExecutionCancelled(last) => last.cases = counts,
+        _ => {}
+    }
+    last
+}
+
 /// The end of an execution whose script never ran.
 pub(crate) fn not_started(execution_id: &str, error: &SandboxError) -> Payload {
     without_run(execution_id, ExecutionErrorType::SandboxError, format!("the script could not be started: {error}"))
@@ -216,7 +254,7 @@ pub(crate) fn runner_lost(execution_id: &str, words: &str) -> Payload {
     without_run(execution_id, ExecutionErrorType::RunnerLost, words.to_owned())
 }
 
-fn without_run(execution_id: &str, error_type: ExecutionErrorType, error_message: String) -> Payload {
+pub(crate) fn without_run(execution_id: &str, error_type: ExecutionErrorType, error_message: String) -> Payload {
     ExecutionFailed {
         execution_id: execution_id.to_owned(),
         exit_code: NO_EXIT_CODE,
@@ -227,7 +265,7 @@ fn without_run(execution_id: &str, error_type: ExecutionErrorType, error_message
     .into()
 }
 
-fn resource_usage(usage: &Usage) -> ResourceUsage {
+pub(crate) fn resource_usage(usage: &Usage) -> ResourceUsage {
     let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     ResourceUsage {
         wall_time: Some(to_duration(usage.wall)),

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use runmesh_runner::{Runtimes, Search, UnknownRuntime};
+use runmesh_runner::{MissingLanguage, Runtimes, Search, UnknownRuntime};
 
 /// A registry with one language whose interpreters are copies of `echo`: what they print is in the registry.
 const REGISTRY: &str = r#"
@@ -69,12 +69,11 @@ async fn interpreters_are_found_once_by_their_real_path_and_shims_are_skipped() 
         ("talk", "1.2.3", true, "main.talk")
     );
     assert_eq!(runtime.command, [&program, "-u", "{file}"]);
-    assert_eq!(runtime.command_for("a.talk", &["x".to_owned()]), [&program, "-u", "a.talk", "x"]);
-    assert_eq!(runtime.command_for("-c.talk", &[]), [&program, "-u", "./-c.talk"]);
     assert_eq!(runtimes.language_of("hello.talk"), Some("talk"));
     assert_eq!(runtimes.language_of("hello"), None);
     assert_eq!(runtimes.resolve("speak", "1.2").unwrap(), runtime);
-    assert_eq!(runtimes.missing().collect::<Vec<_>>(), [("silent", "silent-cli")]);
+    let silent = MissingLanguage { name: "silent", display: "Silent", package: "silent-cli" };
+    assert_eq!(runtimes.missing().collect::<Vec<_>>(), [silent]);
     assert_eq!(
         runtimes.resolve("talk", "1.3").unwrap_err().to_string(),
         "there is no version \"1.3\" of talk here, only 1.2.3"
@@ -83,6 +82,78 @@ async fn interpreters_are_found_once_by_their_real_path_and_shims_are_skipped() 
         runtimes.resolve("cobol", "").unwrap_err(),
         UnknownRuntime::Language { language: "cobol".to_owned(), available: vec!["talk".to_owned()] }
     );
+}
+
+/// As [`REGISTRY`], with a language that is compiled.
+const COMPILED: &str = r#"
+[[language]]
+name = "shout"
+display = "Shout"
+package = "shout-dev"
+file_name = "main.shout"
+executables = ["shoutc"]
+folders = ["~/versions/*/bin"]
+shims = ["shoutup"]
+version = ["shout 2.0 stable"]
+unwanted = ["unstable"]
+requires = ["{bin}/shout"]
+compile = ["{program}", "-o", "{build}/loud", "{sources}"]
+compile_environment = { QUIET = "0" }
+command = ["{bin}/shout", "{build}/loud"]
+"#;
+
+#[tokio::test]
+async fn a_compiler_is_found_with_all_that_it_requires() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let search = search(&root);
+    let registry = search.registry.clone().unwrap();
+    fs::write(&registry, COMPILED).unwrap();
+    let echo = fs::read("/bin/echo").unwrap();
+    let found = async || Runtimes::discover(&search).await.unwrap().list().to_vec();
+
+    executable(&root.join("bin/shoutup"), &echo);
+    symlink("shoutup", root.join("bin/shoutc")).unwrap();
+    assert_eq!(found().await, [], "a shim is not the compiler");
+    executable(&root.join("versions/one/bin/shoutc"), &echo);
+    assert_eq!(found().await, [], "it requires another program");
+    executable(&root.join("versions/one/bin/shout"), &echo);
+    let [runtime] = &found().await[..] else { panic!("it should be found") };
+    let bin = root.join("versions/one/bin").display().to_string();
+    assert_eq!(runtime.compile, [&*format!("{bin}/shoutc"), "-o", "{build}/loud", "{sources}"]);
+    assert_eq!(runtime.command, [&*format!("{bin}/shout"), "{build}/loud"]);
+    assert_eq!(runtime.compile_environment["QUIET"], "0");
+    assert_eq!(runtime.folder(), Some(root.join("versions/one")));
+
+    // What else is in the home folder is nobody's business.
+    executable(&root.join("bin/shout"), &echo);
+    fs::remove_file(root.join("bin/shoutc")).unwrap();
+    executable(&root.join("bin/shoutc"), &echo);
+    let first = found().await.remove(0);
+    assert_eq!((first.program.clone(), first.folder()), (root.join("bin/shoutc"), Some(root.join("bin/shoutc"))));
+
+    fs::remove_file(search.cache.as_ref().unwrap()).unwrap();
+    fs::write(&registry, COMPILED.replace("2.0 stable", "2.0 unstable")).unwrap();
+    assert_eq!(found().await, []);
+}
+
+#[tokio::test]
+async fn mistakes_in_a_compiled_language_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let search = search(folder.path());
+    for (from, to, what) in [
+        ("[\"{program}\", \"-o\"", "[\"shoutc\", \"-o\"", "compile must begin with"),
+        ("\"{sources}\"]", "\"main\"]", "\"{sources}\""),
+        ("\"{build}/loud\", \"{s", "\"loud\", \"{s", "must have \"{build}\""),
+        ("shout\", \"{build}/loud\"]", "shout\", \"loud\"]", "must have \"{build}\""),
+        ("[\"{bin}/shout\", ", "[\"shout\", ", "command must begin with"),
+        ("compile = [\"{program}\", \"-o\", \"{build}/loud\", \"{sources}\"]\n", "", "command must begin with"),
+    ] {
+        assert!(COMPILED.contains(from), "{from}");
+        fs::write(search.registry.as_ref().unwrap(), COMPILED.replacen(from, to, 1)).unwrap();
+        let error = Runtimes::discover(&search).await.unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use runmesh_proto::{
     execution::{
         CancelExecutionRequest, CreateExecutionRequest, Execution, ExecutionSpec, GetExecutionRequest,
-        ListExecutionsRequest, WatchExecutionRequest, WatchExecutionResponse,
+        ListExecutionsRequest, RunCasesRequest, RunCasesResponse, WatchExecutionRequest, WatchExecutionResponse,
         execution_service_client::ExecutionServiceClient,
     },
     result::{GetResultRequest, Result as ExecutionResult, result_service_client::ResultServiceClient},
@@ -118,6 +118,14 @@ impl Client {
         Ok(transcript)
     }
 
+    /// Runs a program on its cases, or resumes the stream of one.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn run_cases(&self, request: RunCasesRequest) -> Result<Cases, Status> {
+        Ok(Cases { stream: self.executions.clone().run_cases(request).await?.into_inner() })
+    }
+
     /// Runs to the end.
     ///
     /// # Errors
@@ -172,6 +180,37 @@ impl Watch {
             transcript.messages.push(message);
         }
         Ok(transcript)
+    }
+}
+
+/// An open stream of the results of cases.
+#[derive(Debug)]
+pub struct Cases {
+    stream: Streaming<RunCasesResponse>,
+}
+
+impl Cases {
+    /// The next message; `None` when the server ended the stream.
+    ///
+    /// # Errors
+    /// When the stream breaks, or nothing comes for long.
+    pub async fn next(&mut self) -> anyhow::Result<Option<RunCasesResponse>> {
+        match tokio::time::timeout(PATIENCE, self.stream.message()).await {
+            Ok(message) => Ok(message?),
+            Err(_) => bail!("the stream of results brought nothing for {PATIENCE:?}"),
+        }
+    }
+
+    /// All messages until the server ends the stream.
+    ///
+    /// # Errors
+    /// As [`Cases::next`].
+    pub async fn rest(&mut self) -> anyhow::Result<Vec<RunCasesResponse>> {
+        let mut messages = Vec::new();
+        while let Some(message) = self.next().await? {
+            messages.push(message);
+        }
+        Ok(messages)
     }
 }
 

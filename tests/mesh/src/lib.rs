@@ -13,7 +13,7 @@ mod tool;
 mod transcript;
 mod wait;
 
-pub use client::{Client, Watch, bash, python};
+pub use client::{Cases, Client, Watch, bash, python};
 pub use leftovers::Mark;
 pub use mesh::{Mesh, Options, binary};
 pub use refused::{bad_fields, reason};

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail, ensure};
 use runmesh_proto::{
-    event::{Event, OutputStream, event::Payload},
+    event::{Event, ExecutionStep, OutputStream, event::Payload},
     execution::{Execution, WatchExecutionResponse, watch_execution_response::Item},
 };
 
@@ -58,15 +58,23 @@ impl Transcript {
         Ok(one)
     }
 
-    /// One stream's bytes, put together from the pieces.
+    /// One stream's bytes as the program wrote them, put together from the pieces.
     ///
     /// # Errors
     /// When a piece is not where the one before it ended.
     pub fn output(&self, stream: OutputStream) -> anyhow::Result<Vec<u8>> {
+        self.output_of(ExecutionStep::Run, stream)
+    }
+
+    /// The same of one step.
+    ///
+    /// # Errors
+    /// As [`Transcript::output`].
+    pub fn output_of(&self, step: ExecutionStep, stream: OutputStream) -> anyhow::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         for event in self.events() {
             let Some(Payload::ExecutionOutput(piece)) = &event.payload else { continue };
-            if piece.stream() != stream {
+            if piece.stream() != stream || piece.step() != step {
                 continue;
             }
             ensure!(

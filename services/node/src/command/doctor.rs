@@ -7,18 +7,14 @@ use runmesh_runner::{ProcessConfig, ProcessSandbox, Runtimes, Sandbox as _, rece
 use serde_json::json;
 
 use super::{print, serve::settings};
-use crate::{
-    Environment,
-    cli::DoctorArgs,
-    sandbox::{readable, search},
-};
+use crate::{Environment, cli::DoctorArgs, sandbox::search};
 
 pub(super) async fn doctor(args: DoctorArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = settings(&args.config, environment, None, &[("log.filter", "warn")])?;
     let found = Runtimes::discover(&search(&config, environment)).await?;
     let folder = tempfile::Builder::new().prefix("runmesh-").tempdir()?;
     let sandbox = ProcessSandbox::open(ProcessConfig {
-        readable: readable(&found),
+        readable: found.folders(),
         avoid: config.runner.avoid,
         pool: 0,
         ..ProcessConfig::new(folder.path())
@@ -28,7 +24,7 @@ pub(super) async fn doctor(args: DoctorArgs, environment: &Environment) -> anyho
     let advice = sandbox.advice();
     let runtimes: Vec<String> =
         found.list().iter().map(|runtime| format!("{} {}", runtime.language, runtime.version)).collect();
-    let missing: Vec<(&str, &str)> = found.missing().collect();
+    let missing: Vec<(&str, &str)> = found.missing().map(|missing| (missing.name, missing.package)).collect();
     if args.json {
         let lines: Vec<_> = receipt
             .iter()

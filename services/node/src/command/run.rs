@@ -1,5 +1,8 @@
 //! `runmesh run`: one script, its output as it comes, its verdict, its exit code.
 
+mod cases;
+mod cases_file;
+
 use std::{
     io::{Read as _, Write as _},
     path::Path,
@@ -12,7 +15,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use runmesh_events::{Payload, from_duration, to_duration};
 use runmesh_proto::{
-    event::OutputStream,
+    event::{ExecutionStep, OutputStream},
     execution::{
         CancelExecutionRequest, CreateExecutionRequest, Execution, ExecutionSpec, ExecutionState, Limits,
         WatchExecutionRequest, WatchExecutionResponse, execution_service_client::ExecutionServiceClient,
@@ -48,7 +51,7 @@ pub(super) async fn run(args: RunArgs, environment: &Environment) -> anyhow::Res
     if args.server.server.is_some() {
         let (channel, credentials) = connect(&args.server).await?;
         let client = ExecutionServiceClient::new(InterceptedService::new(channel, credentials));
-        return follow(client, spec, args.json, &mut stop).await;
+        return start(client, spec, args.json, &mut stop).await;
     }
     // An own node, without listeners; its data goes with it unless a folder is named.
     let mut config = settings(&args.config, environment, None, &[("log.filter", "warn")])?;
@@ -62,7 +65,7 @@ pub(super) async fn run(args: RunArgs, environment: &Environment) -> anyhow::Res
     let mut node = Node::start(&config, environment, &roles, Listeners::default(), None).await?;
     let client = ExecutionServiceClient::new(node.local());
     let result = tokio::select! {
-        result = follow(client, spec, args.json, &mut stop) => result,
+        result = start(client, spec, args.json, &mut stop) => result,
         error = node.failed() => Err(error.into()),
     };
     tokio::select! {
@@ -95,7 +98,7 @@ async fn spec(args: &RunArgs, environment: &Environment) -> anyhow::Result<Execu
         Ok((name.to_owned(), value.to_owned()))
     });
     let wall_time = args.timeout.map(to_duration);
-    Ok(ExecutionSpec {
+    let mut spec = ExecutionSpec {
         language,
         language_version: args.language_version.clone(),
         script,
@@ -105,7 +108,11 @@ async fn spec(args: &RunArgs, environment: &Environment) -> anyhow::Result<Execu
         environment: variables.collect::<anyhow::Result<_>>()?,
         limits: Some(Limits { wall_time, ..Limits::default() }),
         ..ExecutionSpec::default()
-    })
+    };
+    if let Some(cases) = &args.cases {
+        cases_file::add(cases, &mut spec)?;
+    }
+    Ok(spec)
 }
 
 async fn language_of(file: &Path, environment: &Environment) -> anyhow::Result<String> {
@@ -116,6 +123,25 @@ async fn language_of(file: &Path, environment: &Environment) -> anyhow::Result<S
         .language_of(&name)
         .map(ToOwned::to_owned)
         .with_context(|| format!("can't tell the language of {name:?} by its extension; name it with --language"))
+}
+
+/// Runs it, on its cases if it has any.
+async fn start<T>(
+    client: ExecutionServiceClient<T>,
+    spec: ExecutionSpec,
+    as_json: bool,
+    stop: &mut Stop,
+) -> anyhow::Result<ExitCode>
+where
+    T: GrpcService<Body> + Clone,
+    T::Error: Into<StdError>,
+    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as http_body::Body>::Error: Into<StdError> + Send,
+{
+    match spec.cases.is_empty() {
+        true => follow(client, spec, as_json, stop).await,
+        false => cases::follow(client, spec, as_json, stop).await,
+    }
 }
 
 async fn follow<T>(
@@ -138,12 +164,7 @@ where
     // When the node that is away is given up. `None`: it is there.
     let mut give_up = None;
     loop {
-        if give_up.is_some() {
-            tokio::select! {
-                () = sleep(RECONNECT_PAUSE) => {}
-                () = stop.asked() => anyhow::bail!("stopped while the node was away; the script may go on there"),
-            }
-        }
+        pause(give_up, stop).await?;
         let watch = WatchExecutionRequest { execution_id: execution_id.clone(), cursor: cursor.clone() };
         let mut events = match client.watch_execution(watch).await {
             Ok(response) => response.into_inner(),
@@ -184,6 +205,17 @@ where
     }
 }
 
+/// Waits a little before a node that is away is asked again.
+async fn pause(give_up: Option<Instant>, stop: &mut Stop) -> anyhow::Result<()> {
+    if give_up.is_some() {
+        tokio::select! {
+            () = sleep(RECONNECT_PAUSE) => {}
+            () = stop.asked() => anyhow::bail!("stopped while the node was away; the script may go on there"),
+        }
+    }
+    Ok(())
+}
+
 /// Whether the node is only away, and not for too long: the patience begins when it is first missed.
 fn may_return(status: &Status, give_up: &mut Option<Instant>) -> bool {
     status.code() == Code::Unavailable
@@ -215,6 +247,8 @@ fn show(response: &WatchExecutionResponse, as_json: bool) -> anyhow::Result<()> 
     let Some(Item::Event(event)) = &response.item else { return Ok(()) };
     if let Some(Payload::ExecutionOutput(output)) = &event.payload {
         match output.stream() {
+            // What a compiler says is not the program's output.
+            _ if output.step() == ExecutionStep::Compile => write(&mut std::io::stderr().lock(), &output.data)?,
             OutputStream::Stderr => write(&mut std::io::stderr().lock(), &output.data)?,
             _ => write(&mut std::io::stdout().lock(), &output.data)?,
         }

@@ -49,13 +49,16 @@ impl Parts<'_> {
         // Recovery comes before the groups run: what a crash left half done is finished first.
         let (mut runner, mut runner_group) = (None, None);
         let found = Runtimes::discover(&sandbox::search(self.config, self.environment)).await?;
-        for (language, package) in found.missing() {
-            tracing::debug!(language, package, "not found here");
+        let found = Arc::new(found);
+        for missing in found.missing() {
+            tracing::debug!(language = missing.name, package = missing.package, "not found here");
         }
-        let sandbox = Arc::new(sandbox::open(self.config, self.data, &found)?);
+        let toolchains = sandbox::toolchains(self.environment, self.data, Arc::clone(&found))?;
+        let sandbox = Arc::new(sandbox::open(self.config, self.data, toolchains.readable())?);
         if self.roles.has(Role::Runner) {
             let sandbox: Arc<dyn Sandbox> = sandbox.clone();
-            let built = Runner::build(&self.config.node, self.events(), self.documents(), sandbox).await?;
+            let (events, documents) = (self.events(), self.documents());
+            let built = Runner::build(&self.config.node, events, documents, sandbox, toolchains).await?;
             built.recover().await?;
             runner_group = Some(built.consumer_group());
             runner = Some(built);
@@ -83,7 +86,7 @@ impl Parts<'_> {
     async fn execution(
         &self,
         results: &ResultService,
-        found: Runtimes,
+        found: Arc<Runtimes>,
         sandbox: Arc<dyn Sandbox>,
     ) -> Result<ExecutionService, NodeError> {
         let dependencies = Dependencies {

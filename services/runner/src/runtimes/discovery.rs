@@ -16,8 +16,8 @@ use super::registry::{Language, Registry};
 use super::version::Version;
 use super::{Runtime, Search};
 
-/// How long an interpreter may take to say its version.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an interpreter may take to say its version: long enough for a JVM on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How many are asked at once.
 const AT_ONCE: usize = 8;
 
@@ -25,6 +25,14 @@ struct Candidate<'a> {
     language: &'a Language,
     program: String,
     metadata: Metadata,
+}
+
+impl Candidate<'_> {
+    /// A command with the executable's path and folder filled in.
+    fn fill(&self, command: &[String]) -> Vec<String> {
+        let bin = self.program.rsplit_once('/').map_or("", |(folder, _)| folder);
+        command.iter().map(|part| part.replace("{program}", &self.program).replace("{bin}", bin)).collect()
+    }
 }
 
 pub(super) async fn discover(registry: &Registry, search: &Search) -> Vec<Runtime> {
@@ -52,11 +60,11 @@ pub(super) async fn discover(registry: &Registry, search: &Search) -> Vec<Runtim
         found.push((candidate, version));
     }
     cache.store(search.cache.as_ref());
-    registry.languages.iter().flat_map(|language| runtimes_of(language, &found)).collect()
+    registry.languages.iter().flat_map(|language| runtimes_of(language, &found, search)).collect()
 }
 
 /// Newest first; of several with one version, the first that was found.
-fn runtimes_of(language: &Language, found: &[(Candidate<'_>, Version)]) -> Vec<Runtime> {
+fn runtimes_of(language: &Language, found: &[(Candidate<'_>, Version)], search: &Search) -> Vec<Runtime> {
     let mut seen = HashSet::new();
     let mut runtimes: Vec<Runtime> = found
         .iter()
@@ -67,7 +75,12 @@ fn runtimes_of(language: &Language, found: &[(Candidate<'_>, Version)]) -> Vec<R
             version: version.clone(),
             default: false,
             file_name: language.file_name.clone(),
-            command: language.command.iter().map(|part| part.replace("{program}", &candidate.program)).collect(),
+            program: PathBuf::from(&candidate.program),
+            home: search.home.clone(),
+            command: candidate.fill(&language.command),
+            compile: candidate.fill(&language.compile),
+            compile_environment: language.compile_environment.clone(),
+            fill_cache: candidate.fill(&language.fill_cache),
         })
         .collect();
     runtimes.sort_by(|one, other| other.version.cmp(&one.version));
@@ -126,7 +139,13 @@ fn candidate<'a>(language: &'a Language, path: &Path) -> Option<Candidate<'a>> {
     if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 || is_script(&program) {
         return None;
     }
-    Some(Candidate { language, program: program.into_os_string().into_string().ok()?, metadata })
+    if program.file_name().is_some_and(|name| language.shims.iter().any(|shim| name == shim.as_str())) {
+        return None;
+    }
+    let candidate = Candidate { language, program: program.into_os_string().into_string().ok()?, metadata };
+    // A version is remembered, so what else has to be there is looked for each time.
+    let complete = candidate.fill(&language.requires).iter().all(|path| Path::new(path).exists());
+    complete.then_some(candidate)
 }
 
 fn is_script(program: &Path) -> bool {
@@ -171,10 +190,11 @@ async fn ask(candidate: &Candidate<'_>) -> Option<Version> {
         }
     };
     // Some say it on standard error.
-    let version = [&output.stdout, &output.stderr]
-        .into_iter()
-        .find_map(|output| Version::find_in(&String::from_utf8_lossy(output)))
-        .filter(|_| output.status.success());
+    let words = [&output.stdout, &output.stderr].map(|output| String::from_utf8_lossy(output));
+    if candidate.language.unwanted.iter().any(|unwanted| words.iter().any(|words| words.contains(unwanted))) {
+        return None;
+    }
+    let version = words.iter().find_map(|words| Version::find_in(words)).filter(|_| output.status.success());
     if version.is_none() {
         tracing::warn!(program = candidate.program, status = %output.status, "a runtime does not say its version");
     }

@@ -1,5 +1,6 @@
 //! The registry file.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde::Deserialize;
@@ -31,6 +32,18 @@ pub(super) struct Language {
     #[serde(default)]
     pub(super) folders: Vec<String>,
     pub(super) version: Vec<String>,
+    #[serde(default)]
+    pub(super) unwanted: Vec<String>,
+    #[serde(default)]
+    pub(super) shims: Vec<String>,
+    #[serde(default)]
+    pub(super) requires: Vec<String>,
+    #[serde(default)]
+    pub(super) compile: Vec<String>,
+    #[serde(default)]
+    pub(super) compile_environment: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) fill_cache: Vec<String>,
     pub(super) command: Vec<String>,
 }
 
@@ -49,13 +62,43 @@ impl FromStr for Registry {
             if name.is_empty() || language.file_name.is_empty() || language.executables.is_empty() {
                 return invalid(name, "name, file_name and executables must not be empty");
             }
-            if language.command.first().is_none_or(|program| program != "{program}") {
-                return invalid(name, "command must begin with \"{program}\"");
-            }
-            if !language.command.iter().any(|part| part.contains("{file}")) {
-                return invalid(name, "command must have \"{file}\" in it");
+            if let Some(what) = wrong_commands(language) {
+                return invalid(name, what);
             }
         }
         Ok(registry)
     }
+}
+
+/// What is wrong with the commands of a language.
+fn wrong_commands(language: &Language) -> Option<&'static str> {
+    let begins = |command: &[String], places: &[&str]| {
+        command.first().is_some_and(|program| places.iter().any(|place| program.starts_with(place)))
+    };
+    let has = |command: &[String], places: &[&str]| {
+        command.iter().any(|part| places.iter().any(|place| part.contains(place)))
+    };
+    let (compile, command) = (&language.compile, &language.command);
+    if compile.is_empty() {
+        if !begins(command, &["{program}"]) {
+            return Some("command must begin with \"{program}\"");
+        }
+        if !has(command, &["{file}"]) {
+            return Some("command must have \"{file}\" in it");
+        }
+        if !language.compile_environment.is_empty() || !language.fill_cache.is_empty() {
+            return Some("compile_environment and fill_cache are for languages with compile");
+        }
+        return None;
+    }
+    if !begins(compile, &["{program}"]) || !has(compile, &["{file}", "{sources}", "{folder}"]) {
+        return Some("compile must begin with \"{program}\" and have \"{file}\", \"{sources}\" or \"{folder}\" in it");
+    }
+    if !has(compile, &["{build}"]) || !has(command, &["{build}"]) {
+        return Some("compile and command must have \"{build}\" in them");
+    }
+    if !begins(command, &["{build}/", "{bin}/", "{program}"]) {
+        return Some("command must begin with \"{build}/\", \"{bin}/\" or \"{program}\"");
+    }
+    None
 }

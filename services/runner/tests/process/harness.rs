@@ -87,7 +87,6 @@ pub(crate) fn spec(command: &[&str]) -> RunSpec {
         part: String::new(),
         strict: false,
         collect: None,
-        readable: Vec::new(),
     }
 }
 

@@ -43,6 +43,7 @@ fn event(aggregate: &AggregateId) -> NewEvent {
         execution_id: aggregate.to_string(),
         pod_name: "bench".to_owned(),
         progress_percentage: Some(50),
+        case_result: None,
     };
     NewEvent::root("bench", "", &TraceParent::new_root(), payload)
 }

@@ -1,6 +1,7 @@
 //! What happens when things go wrong or end: crashes, shutdown, missing credentials, wrong command lines.
 
 mod access;
+mod cases;
 mod command_line;
 mod restart;
 mod shutdown;
