@@ -93,6 +93,7 @@ impl ExecutionService for Fake {
         let id = request.into_inner().execution_id;
         match id.as_str() {
             "missing" => Err(status::not_found("execution", &id)),
+            "hangs" => std::future::pending().await,
             "busy" => Err(status::resource_exhausted("QUEUE_FULL", "the queue is full", Some(Duration::from_secs(7)))),
             _ => Ok(Response::new(GetExecutionResponse { execution: execution(&id) })),
         }
@@ -194,7 +195,7 @@ impl ExecutionService for Fake {
 async fn gateway(config: GatewayConfig) -> (Gateway, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let access = AccessPolicy { token: config.token.clone() };
-    let server = RpcServer::builder(ServerConfig { access })
+    let server = RpcServer::builder(ServerConfig { access, ..ServerConfig::default() })
         .add_service(ExecutionServiceServer::new(Fake(seen.clone())).max_decoding_message_size(MAX_REQUEST_BYTES))
         .build();
     let readiness = server.readiness();

@@ -9,9 +9,11 @@ mod cli;
 pub mod command;
 mod config;
 mod environment;
+mod groups;
 mod node;
 mod roles;
 mod runtimes;
+mod store;
 mod telemetry;
 
 pub use cli::Cli;

@@ -21,4 +21,4 @@ pub use sandbox::{
     Canceller, Chunk, Ending, Enforcement, Limit, Limits, Outcome, OutputStream, Recovered, Run, RunSpec, Sandbox,
     SandboxError, SourceFile, Started, Usage,
 };
-pub use service::{GROUP, Runner};
+pub use service::{GROUP, Runner, TOPICS};

@@ -2,5 +2,7 @@
 
 mod access;
 mod command_line;
+mod disk;
 mod restart;
 mod shutdown;
+mod verify;
