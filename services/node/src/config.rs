@@ -15,11 +15,11 @@ use runmesh_rpc::Secret;
 use runmesh_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
 
+use self::network::{GrpcConfig, HealthConfig, TlsConfig, UpstreamSettings};
 pub(crate) use self::{
     bus::BusConfig,
     network::{Upstreams, addresses},
 };
-use self::network::{GrpcConfig, HealthConfig, TlsConfig, UpstreamSettings};
 use crate::{Environment, store};
 
 /// Settings that are lists: one text with commas stands for all values.
@@ -478,7 +478,10 @@ mod tests {
 
         let tls = ["tls.certificate=a.crt", "tls.key=a.key", "tls.ca=ca.crt"];
         for (settings, words) in [
-            (vec!["services.saga=a:1"], "\"saga\" is not a role with a gRPC service; one of: execution, results, event_log"),
+            (
+                vec!["services.saga=a:1"],
+                "\"saga\" is not a role with a gRPC service; one of: execution, results, event_log",
+            ),
             (vec!["services.results=a"], "services: \"a\""),
             (vec!["gateway.upstream=ftp://a:1"], "gateway.upstream"),
             (vec!["services.results=https://a:1"], "tls.certificate"),

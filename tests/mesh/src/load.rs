@@ -118,17 +118,18 @@ fn lock(set: &Mutex<BTreeSet<String>>) -> std::sync::MutexGuard<'_, BTreeSet<Str
 
 /// Whether the same call may succeed later.
 fn is_transient(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::ResourceExhausted)
+    matches!(
+        code,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::ResourceExhausted
+    )
 }
 
 /// Asks for a run until it is accepted. The request's id makes sure that there is one.
 async fn surely_launch(client: &Client, spec: ExecutionSpec, request_id: &str) -> anyhow::Result<String> {
     let since = Instant::now();
     loop {
-        let mut request = tonic::Request::new(CreateExecutionRequest {
-            request_id: request_id.to_owned(),
-            spec: Some(spec.clone()),
-        });
+        let mut request =
+            tonic::Request::new(CreateExecutionRequest { request_id: request_id.to_owned(), spec: Some(spec.clone()) });
         request.set_timeout(Duration::from_secs(20));
         match client.executions.clone().create_execution(request).await {
             Ok(response) => {

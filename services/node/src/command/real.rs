@@ -97,11 +97,10 @@ async fn start(
     }
     let (gateway, services): (Vec<_>, Vec<_>) = plans.into_iter().partition(|(role, _)| *role == Role::Gateway);
     // All at once: each takes a moment to join its groups.
-    let services =
-        futures::future::try_join_all(services.into_iter().map(async |(role, plan)| {
-            anyhow::Ok((role, Process::start(plan).await?))
-        }))
-        .await?;
+    let services = futures::future::try_join_all(
+        services.into_iter().map(async |(role, plan)| anyhow::Ok((role, Process::start(plan).await?))),
+    )
+    .await?;
     let mut addresses: HashMap<Role, Vec<String>> = HashMap::new();
     for (role, process) in &services {
         addresses.entry(*role).or_default().push(process.grpc().to_owned());
@@ -135,7 +134,8 @@ async fn start(
 }
 
 fn arguments(args: &HostArgs, role: Role) -> Vec<String> {
-    let mut arguments: Vec<String> = ["serve", "--json", "--until-stdin-closes", "--roles", role.as_str()].map(str::to_owned).into();
+    let mut arguments: Vec<String> =
+        ["serve", "--json", "--until-stdin-closes", "--roles", role.as_str()].map(str::to_owned).into();
     if let Some(file) = &args.config.config {
         arguments.extend(["--config".to_owned(), file.display().to_string()]);
     }

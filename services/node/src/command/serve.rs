@@ -16,7 +16,11 @@ use crate::{
 };
 
 pub(super) async fn dev(args: DevArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
-    if args.real { real::run(&args.host, environment).await } else { host(&args.host, environment, &Roles::all(), false).await }
+    if args.real {
+        real::run(&args.host, environment).await
+    } else {
+        host(&args.host, environment, &Roles::all(), false).await
+    }
 }
 
 pub(super) async fn serve(args: ServeArgs, environment: &Environment) -> anyhow::Result<ExitCode> {

@@ -25,13 +25,11 @@ use prost::Message as _;
 use runmesh_events::{AggregateId, Catalog, Event, EventType, GroupName, TopicSpec, UnknownTopic};
 use runmesh_store::LiveEvents;
 
-use crate::{
-    Bus, BusError, Extent, GroupLag, Lane, Placement, Record, Records, Subscription, TopicReport,
-};
+use crate::{Bus, BusError, Extent, GroupLag, Lane, Placement, Record, Records, Subscription, TopicReport};
 pub use config::{GroupProtocol, KafkaConfig, Sasl, SaslMechanism, Tls};
-pub use tail::Tail;
 use producer::Producer;
 use subscription::KafkaSubscription;
+pub use tail::Tail;
 
 /// The bus on a Kafka cluster. Clones share the connections.
 #[derive(Clone)]

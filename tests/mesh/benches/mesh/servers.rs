@@ -56,7 +56,8 @@ impl Bench {
         let topics = bus.ensure_topics(Catalog::get().topics()).await?;
         ensure!(topics.drift.is_empty(), "{:?}", topics.drift);
         let process = Uuid::now_v7().to_string();
-        let store = MongoStore::open(MongoConfig { publisher: process.clone(), ..MongoConfig::new(&mongo.uri()) }).await?;
+        let store =
+            MongoStore::open(MongoConfig { publisher: process.clone(), ..MongoConfig::new(mongo.uri()) }).await?;
         let documents = Arc::new(store.clone());
         let leases = Leases::open(Arc::clone(&documents) as _, process).await?;
         let relay = Relay::new(Arc::new(store.clone()), Arc::new(bus.clone()), documents).await?;

@@ -47,10 +47,9 @@ async fn the_command_line_and_grpcurl_need_the_certificates() -> anyhow::Result<
     };
     let limits = succeed(&mut call(&["--ca", &ca, "--cert", &certificate, "--key", &key])?, &mesh).await?;
     ensure!(limits.contains("maximumLimits"), "{limits}");
-    for (flags, words) in [
-        (vec![], "without TLS"),
-        (vec!["--ca", &certificate, "--cert", &certificate, "--key", &key], "UnknownIssuer"),
-    ] {
+    for (flags, words) in
+        [(vec![], "without TLS"), (vec!["--ca", &certificate, "--cert", &certificate, "--key", &key], "UnknownIssuer")]
+    {
         let output = run(&mut call(&flags)?).await?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(!output.status.success() && stderr.contains(words), "{flags:?}: {stderr}");

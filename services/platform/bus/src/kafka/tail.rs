@@ -55,8 +55,7 @@ pub(super) fn start(
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "latest")
         .set("fetch.wait.max.ms", config.fetch_wait.as_millis().to_string());
-    let member: BaseConsumer<DefaultConsumerContext> =
-        settings.create().map_err(|error| error::of("tail", &error))?;
+    let member: BaseConsumer<DefaultConsumerContext> = settings.create().map_err(|error| error::of("tail", &error))?;
     let ended = Arc::new(AtomicBool::new(false));
     let tail = Tail { ended: Arc::clone(&ended) };
     thread::Builder::new()

@@ -70,7 +70,9 @@ impl Inner {
         let result = append.run(self, &entry, &mut attempts).await;
         if result.is_err() && !append.tried.is_empty() {
             // Its events may be there, and nobody was told of them.
-            if !crate::mongodb::failure::mutant("11") { self.live.uncertain(); }
+            if !crate::mongodb::failure::mutant("11") {
+                self.live.uncertain();
+            }
         }
         result
     }
@@ -222,7 +224,8 @@ impl Append<'_> {
         };
         // A try of this very call may have been done without an answer.
         let first = stored.first().map_or(0, |stored| integer(stored.position.0));
-        let is_own = !crate::mongodb::failure::mutant("4") && self.tried.iter().any(|positions| positions.at(0) == first);
+        let is_own =
+            !crate::mongodb::failure::mutant("4") && self.tried.iter().any(|positions| positions.at(0) == first);
         if is_own {
             store.live.publish(&stored);
         }
@@ -245,9 +248,15 @@ impl Append<'_> {
         let mut seen = doc! {
             "_id": key(self.aggregate, place.number), "log": place.log, "seq": place.seq, "full": false,
         };
-        if crate::mongodb::failure::mutant("1") { seen.remove("seq"); }
-        if crate::mongodb::failure::mutant("1b") { seen.remove("log"); }
-        if crate::mongodb::failure::mutant("1c") { seen.remove("full"); }
+        if crate::mongodb::failure::mutant("1") {
+            seen.remove("seq");
+        }
+        if crate::mongodb::failure::mutant("1b") {
+            seen.remove("log");
+        }
+        if crate::mongodb::failure::mutant("1c") {
+            seen.remove("full");
+        }
         if !place.full && !tail.is_old_at(batch.positions()) {
             let grown = tail.with(&batch);
             let result = attempts.step(store.events.update_one(seen, grown.update(&batch))).await?;
@@ -269,14 +278,19 @@ impl Append<'_> {
         let document = tail.document(self.aggregate, &batch);
         match attempts.step(store.events.insert_one(document)).await {
             Ok(_) => self.confirm(store, tail, batch).await,
-            Err(Failure::Duplicate { event_id: false }) if !crate::mongodb::failure::mutant("15") => Ok(Written::Occupied),
+            Err(Failure::Duplicate { event_id: false }) if !crate::mongodb::failure::mutant("15") => {
+                Ok(Written::Occupied)
+            }
             Err(failure) => Err(failure),
         }
     }
 
     /// Makes sure that the aggregate was not deleted before a bucket behind its first was changed: such a bucket is nobody's.
     async fn confirm(&self, store: &Inner, tail: Tail, batch: Batch) -> Result<Written, Failure> {
-        if !crate::mongodb::failure::mutant("2") && tail.place.number > 1 && store.log_of(self.aggregate).await? != Some(tail.place.log) {
+        if !crate::mongodb::failure::mutant("2")
+            && tail.place.number > 1
+            && store.log_of(self.aggregate).await? != Some(tail.place.log)
+        {
             return Ok(Written::Elsewhere);
         }
         Ok(Written::Done { tail, batch })
@@ -285,7 +299,8 @@ impl Append<'_> {
     /// Removes a bucket that is left over from a log before this one.
     async fn clear(&self, store: &Inner, attempts: &Attempts, log: LogId, number: i64) -> Result<(), Failure> {
         if let Some(place) = store.fetch::<Place>(self.aggregate, number).await?
-            && place.log != log && !crate::mongodb::failure::mutant("3")
+            && place.log != log
+            && !crate::mongodb::failure::mutant("3")
             && store.log_of(self.aggregate).await? == Some(log)
         {
             let left_over = doc! { "_id": key(self.aggregate, number), "log": place.log };

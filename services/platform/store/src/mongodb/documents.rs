@@ -228,7 +228,8 @@ impl Inner {
         let mut may_be_done = false;
         loop {
             let try_put = async {
-                if may_be_done && !crate::mongodb::failure::mutant("5")
+                if may_be_done
+                    && !crate::mongodb::failure::mutant("5")
                     && let Some(state) = self.state(&documents, &write.id).await?
                     && (state.revision, state.write) == (next, mark)
                 {
@@ -273,7 +274,9 @@ impl Inner {
         let next = kept.revision.saturating_add(1);
         let mark = rand::random::<i64>();
         let mut seen = doc! { "_id": &kept.id, "r": kept.revision, "w": kept.write };
-        if crate::mongodb::failure::mutant("10") { seen = doc! { "_id": &kept.id }; }
+        if crate::mongodb::failure::mutant("10") {
+            seen = doc! { "_id": &kept.id };
+        }
         let change = doc! { "$set": { "due": micros(until), "r": next, "w": mark } };
         let mut attempts = Attempts::within(self.timeout);
         let mut may_be_done = false;

@@ -26,7 +26,9 @@ impl EventStore for MongoStore {
     ) -> Result<Appended, StoreError> {
         check_append(aggregate, &events)?;
         let (inner, aggregate) = (Arc::clone(&self.inner), aggregate.clone());
-        if crate::mongodb::failure::mutant("12") { return inner.append(&aggregate, expected, &events).await; }
+        if crate::mongodb::failure::mutant("12") {
+            return inner.append(&aggregate, expected, &events).await;
+        }
         // In a task of its own: what was begun is finished and told of, also when the caller goes away.
         tokio::spawn(async move { inner.append(&aggregate, expected, &events).await })
             .await

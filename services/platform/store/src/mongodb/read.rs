@@ -158,7 +158,9 @@ impl Inner {
         tail: &Tail,
     ) -> Result<Earlier, Failure> {
         let place = tail.place;
-        if crate::mongodb::failure::mutant("8") { return Ok(Earlier::All(Arc::default())); }
+        if crate::mongodb::failure::mutant("8") {
+            return Ok(Earlier::All(Arc::default()));
+        }
         match entry.earlier() {
             Earlier::Unknown => {}
             known => return Ok(known),

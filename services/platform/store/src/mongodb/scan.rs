@@ -49,7 +49,9 @@ impl Merge {
         while let Some(entry) = self.waiting.first_entry() {
             let position = entry.key().0;
             let is_equal = self.ready.last().is_some_and(|(last, _)| last.position == position);
-            if (position >= before && !crate::mongodb::failure::mutant("6")) || (self.ready.len() >= self.limit && !is_equal) {
+            if (position >= before && !crate::mongodb::failure::mutant("6"))
+                || (self.ready.len() >= self.limit && !is_equal)
+            {
                 break;
             }
             self.ready.push(entry.remove());

@@ -36,8 +36,7 @@ async fn a_long_log_is_read_from_any_place() {
         assert!((14..=18).contains(&count), "{count} buckets");
         for store in [&store, &database.open("other").await] {
             assert_eq!(store.head(&id()).await.unwrap(), 1_000);
-            for (after, limit) in
-                [(0, 1_000), (0, 10), (69, 2), (70, 1), (500, 200), (990, 100), (999, 5), (640, 640)]
+            for (after, limit) in [(0, 1_000), (0, 10), (69, 2), (70, 1), (500, 200), (990, 100), (999, 5), (640, 640)]
             {
                 let found = sequences(&store.read(&id(), after, limit, &[]).await.unwrap());
                 let expected: Vec<u64> = (after + 1..=1_000).take(limit).collect();

@@ -34,11 +34,7 @@ impl Handler for Seen {
 }
 
 /// Sends again and again, each time after the one before has come.
-async fn hops<F>(
-    what: &str,
-    seen: &mut mpsc::UnboundedReceiver<String>,
-    send: impl Fn() -> F,
-) -> anyhow::Result<()>
+async fn hops<F>(what: &str, seen: &mut mpsc::UnboundedReceiver<String>, send: impl Fn() -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<String>>,
 {
