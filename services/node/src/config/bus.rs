@@ -261,10 +261,10 @@ mod tests {
         assert!(refusal("[bus.sasl]\nmechanism = \"PLAIN\"\nusername = \"x\"\n").contains("bus.sasl.password"));
         assert!(refusal("[bus.sasl]\nusername = \"x\"\npassword = \"x\"\n").contains("bus.sasl.mechanism"));
         for (file, words) in [
-            ("[bus.sasl]\nmechanism = \"GSSAPI\"\n", ["GSSAPI", "SCRAM-SHA-256"]),
-            ("[bus]\ngroup_protocol = \"eager\"\n", ["eager", "classic"]),
+            ("[bus.sasl]\nmechanism = \"GSSAPI\"\n", ["GSSAPI", "bus.sasl.mechanism"]),
+            ("[bus]\ngroup_protocol = \"eager\"\n", ["eager", "bus.group_protocol"]),
             ("[bus]\nreplication_factor = -1\n", ["bus.replication_factor", "-1"]),
-            ("[bus.tls]\nauthority = \"x\"\n", ["authority", "certificate"]),
+            ("[bus.tls]\nauthority = \"x\"\n", ["authority", "bus.tls"]),
             ("node = \"a b\"\nbus.static_membership = true\n", ["node", "bus.static_membership"]),
         ] {
             let text = refusal(file);
