@@ -1,8 +1,11 @@
 //! A load of executions that goes on while things break.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ const CALLERS: usize = 4;
 /// How long a call may be refused for the moment before that is a failure.
 const REFUSED: Duration = Duration::from_secs(120);
 
-/// How long an execution may take to end once the load was stopped.
+/// How long an execution may take to end.
 const END: Duration = Duration::from_secs(180);
 
 /// Scripts with the exit codes that they have: short and longer, with and without output.
@@ -35,40 +38,31 @@ const SCRIPTS: [(&str, i32); 5] = [
     ("head -c 20000 /dev/zero | tr '\\0' x", 0),
 ];
 
+/// How many executions each caller leaves under way before it waits for the oldest: an outage piles up no more.
+const UNDER_WAY: usize = 10;
+
 /// A load that runs.
 #[derive(Debug)]
 pub struct Load {
-    client: Client,
     stop: CancellationToken,
     callers: JoinSet<anyhow::Result<()>>,
-    accepted: Arc<Mutex<BTreeSet<String>>>,
+    accepted: Arc<AtomicUsize>,
 }
 
 impl Load {
     /// Starts a load with this client.
     pub fn start(client: &Client) -> Self {
-        let (stop, accepted) = (CancellationToken::new(), Arc::default());
+        let (stop, accepted) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let mut callers = JoinSet::new();
         for caller in 0..CALLERS {
-            let (client, stop, accepted) = (client.clone(), stop.clone(), Arc::clone(&accepted));
-            callers.spawn(async move {
-                let mut number = caller;
-                while !stop.is_cancelled() {
-                    let (script, _) = SCRIPTS[number % SCRIPTS.len()];
-                    let id = surely_launch(&client, bash(script), &format!("load-{caller}-{number}")).await?;
-                    lock(&accepted).insert(id);
-                    number += 1;
-                    sleep(Duration::from_millis(50)).await;
-                }
-                Ok(())
-            });
+            callers.spawn(call(client.clone(), caller, stop.clone(), Arc::clone(&accepted)));
         }
-        Self { client: client.clone(), stop, callers, accepted }
+        Self { stop, callers, accepted }
     }
 
     /// How many executions were accepted so far.
     pub fn accepted(&self) -> usize {
-        lock(&self.accepted).len()
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more executions were accepted.
@@ -97,23 +91,52 @@ impl Load {
         while let Some(ended) = self.callers.join_next().await {
             ended??;
         }
-        let accepted = lock(&self.accepted).clone();
-        for id in &accepted {
-            let transcript = timeout(END, surely_follow(&self.client, id))
-                .await
-                .with_context(|| format!("{id} does not end"))?
-                .with_context(|| format!("following {id}"))?;
-            let end = transcript.complete().with_context(|| format!("the log of {id}: {:?}", transcript.types()))?;
-            // A runner that was killed takes its scripts with it; that is told, not hidden.
-            let fine = matches!(end.state(), ExecutionState::Completed | ExecutionState::Failed);
-            ensure!(fine, "{id} ended as {end:?}");
-        }
-        Ok(accepted.len())
+        Ok(self.accepted())
     }
 }
 
-fn lock(set: &Mutex<BTreeSet<String>>) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-    set.lock().unwrap_or_else(PoisonError::into_inner)
+/// Asks for one execution after another, and waits for the end of each.
+async fn call(
+    client: Client,
+    caller: usize,
+    stop: CancellationToken,
+    accepted: Arc<AtomicUsize>,
+) -> anyhow::Result<()> {
+    let (mut number, mut under_way) = (caller, VecDeque::new());
+    while !stop.is_cancelled() {
+        let (script, exit_code) = SCRIPTS[number % SCRIPTS.len()];
+        under_way
+            .push_back((surely_launch(&client, bash(script), &format!("load-{caller}-{number}")).await?, exit_code));
+        accepted.fetch_add(1, Ordering::Relaxed);
+        number += 1;
+        if under_way.len() == UNDER_WAY
+            && let Some((id, exit_code)) = under_way.pop_front()
+        {
+            surely_end(&client, &id, exit_code).await?;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    for (id, exit_code) in under_way {
+        surely_end(&client, &id, exit_code).await?;
+    }
+    Ok(())
+}
+
+/// Waits for the end of an execution, which has to be as the script has it, or told of.
+async fn surely_end(client: &Client, id: &str, exit_code: i32) -> anyhow::Result<()> {
+    let transcript = timeout(END, surely_follow(client, id))
+        .await
+        .with_context(|| format!("{id} does not end"))?
+        .with_context(|| format!("following {id}"))?;
+    let end = transcript.complete().with_context(|| format!("the log of {id}: {:?}", transcript.types()))?;
+    let fine = match end.state() {
+        ExecutionState::Completed => exit_code == 0,
+        // A runner that was killed takes its scripts with it; that is told, not hidden.
+        ExecutionState::Failed => true,
+        _ => false,
+    };
+    ensure!(fine, "{id} ended as {end:?}");
+    Ok(())
 }
 
 /// Whether the same call may succeed later.

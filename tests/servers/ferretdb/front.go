@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 )
 
 const (
@@ -18,6 +19,11 @@ const (
 	maxMessageLength = 48_000_000
 	// A buffer that grew beyond this for one message is not kept for the next.
 	keptBuffer = 1 << 20
+
+	// A message that takes FerretDB longer, while all others wait, is told of.
+	slow = time.Second
+	// So much of it.
+	shown = 400
 
 	opReply = 1
 	opQuery = 2004
@@ -108,6 +114,12 @@ func (f *front) serve(client net.Conn) {
 func (f *front) exchange(backend net.Conn, from *bufio.Reader, request, reply []byte) ([]byte, error) {
 	f.turn.Lock()
 	defer f.turn.Unlock()
+	begun := time.Now()
+	defer func() {
+		if took := time.Since(begun); took > slow {
+			slog.Warn("a slow message", "took", took, "bytes", len(request), "begins", beginning(request))
+		}
+	}()
 	if _, err := backend.Write(request); err != nil {
 		return nil, fmt.Errorf("to FerretDB: %w", err)
 	}
@@ -169,6 +181,11 @@ func repliesTo(message []byte) bool {
 		return true
 	}
 	return binary.LittleEndian.Uint32(message[headerLength:])&moreToCome == 0
+}
+
+// beginning is what a message begins with: the command, the collection, and most of a filter.
+func beginning(message []byte) string {
+	return string(message[min(headerLength, len(message)):min(headerLength+shown, len(message))])
 }
 
 func trim(buffer []byte) []byte {

@@ -56,7 +56,7 @@ pub fn install() -> anyhow::Result<Installed> {
         kafka(&installed.kafka)?;
         Kafka::record_classes(&installed)
     })?;
-    let sources = FERRETDB.join("\n") + LOOK_UP.2;
+    let sources = FERRETDB.join("\n") + &LOOK_UP.map(|(_, _, to)| to).concat();
     stamped(&folder.join("ferretdb.stamp"), &installed.ferretdb, &sources, || ferretdb(&installed.ferretdb))?;
     Ok(installed)
 }
@@ -95,13 +95,15 @@ fn kafka(libraries: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// FerretDB looks a document up by its id only where the filter has nothing else, and otherwise reads the whole collection,
-/// for each conditional update too. It applies the whole filter afterwards in any case, so the condition may be left out.
-const LOOK_UP: (&str, &str, &str) = (
-    "vendor/github.com/FerretDB/FerretDB/internal/backends/sqlite/collection.go",
-    "if params.Filter.Len() == 1 {",
-    "if params.Filter.Len() >= 1 {",
-);
+/// What is changed in FerretDB's sources, so that it looks documents up by their ids: the file, what is there, what takes
+/// its place. As it is, it reads the whole collection for each.
+const LOOK_UP: [(&str, &str, &str); 2] = [
+    // It does so only where the filter has nothing else, which no conditional update is. It applies the whole filter
+    // afterwards in any case, so the condition may be left out.
+    ("collection.go", "if params.Filter.Len() == 1 {", "if params.Filter.Len() >= 1 {"),
+    // The index is over `->"_id"`, and SQLite uses it for the same expression only. Both mean the same.
+    ("metadata/metadata.go", r#"IDColumn = DefaultColumn + "->'$._id'""#, r#"IDColumn = DefaultColumn + "->\"_id\"""#),
+];
 
 fn ferretdb(binary: &Path) -> anyhow::Result<()> {
     let sources = binary.with_file_name("ferretdb-sources");
@@ -119,10 +121,12 @@ fn ferretdb(binary: &Path) -> anyhow::Result<()> {
         command
     };
     run(&mut go(&["mod", "vendor"]))?;
-    let (file, from, to) = (sources.join(LOOK_UP.0), LOOK_UP.1, LOOK_UP.2);
-    let text = fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
-    ensure!(text.contains(from), "{} has no {from:?}", file.display());
-    fs::write(&file, text.replace(from, to)).with_context(|| format!("can't write {}", file.display()))?;
+    for (file, from, to) in LOOK_UP {
+        let file = sources.join("vendor/github.com/FerretDB/FerretDB/internal/backends/sqlite").join(file);
+        let text = fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+        ensure!(text.contains(from), "{} has no {from:?}", file.display());
+        fs::write(&file, text.replace(from, to)).with_context(|| format!("can't write {}", file.display()))?;
+    }
     run(go(&["build", "-mod=vendor", "-buildvcs=false", "-trimpath", "-tags", "ferretdb_no_postgresql"])
         .args(["-ldflags", "-s -w", "-o"])
         .arg(binary)

@@ -14,7 +14,7 @@ use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::{Installed, install, ports::Ports, process::Process};
+use crate::{Installed, install, ports::Ports, private::private_folder, process::Process};
 
 pub(crate) use node::{Node, archive};
 pub(crate) use settings::{Cluster, PORTS_PER_NODE};
@@ -251,7 +251,7 @@ impl Folder {
             fs::create_dir_all(given).with_context(|| format!("can't make {}", given.display()))?;
             return Ok(Self::Given(given.to_owned()));
         }
-        Ok(Self::Own(private_folder("kafka-")?))
+        Ok(Self::Own(private_folder("kafka")?))
     }
 
     fn node(&self, id: usize) -> PathBuf {
@@ -279,11 +279,4 @@ impl Drop for Folder {
             }
         }
     }
-}
-
-/// A folder for a private server, below `target/servers/private`.
-pub(crate) fn private_folder(prefix: &str) -> anyhow::Result<TempDir> {
-    let private = crate::folder().join("private");
-    fs::create_dir_all(&private).with_context(|| format!("can't make {}", private.display()))?;
-    tempfile::Builder::new().prefix(prefix).tempdir_in(&private).context("a folder for a private server")
 }

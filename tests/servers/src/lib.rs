@@ -18,6 +18,7 @@ mod install;
 mod kafka;
 mod mongo_like;
 mod ports;
+mod private;
 mod process;
 mod proxy;
 mod shared;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::{install, kafka::private_folder, ports::Ports, process::Process};
+use crate::{install, ports::Ports, private::private_folder, process::Process};
 
 /// FerretDB behind its front, until this is dropped. It is not MongoDB: docs/testing.md says in what it differs.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl MongoLike {
     /// When it can't be installed or does not get ready; the error has the end of its log.
     pub fn start() -> anyhow::Result<Self> {
         let program = install()?.ferretdb;
-        let folder = private_folder("mongodb-")?;
+        let folder = private_folder("mongodb")?;
         let ports = Ports::take(1)?;
         let ferretdb = FerretDb { program, folder: folder.path().to_owned(), address: ports.address(0) };
         let mut server = Self { ferretdb, running: None, _ports: ports, folder };

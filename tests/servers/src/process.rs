@@ -210,3 +210,15 @@ pub(crate) fn wait<T>(patience: Duration, mut attempt: impl FnMut() -> anyhow::R
 pub(crate) fn pid(id: u32) -> anyhow::Result<Pid> {
     i32::try_from(id).ok().and_then(Pid::from_raw).with_context(|| format!("{id} is no process id"))
 }
+
+/// When a process was started, in ticks. `None` when there is none, or only what is left of it for its parent.
+pub(crate) fn ticks(id: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may have any character.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    match *fields.first()? {
+        "Z" | "X" => None,
+        _ => fields.get(19)?.parse().ok(),
+    }
+}

@@ -56,13 +56,14 @@ impl Interrupts {
     /// # Errors
     /// As [`step::run`], and when it was asked to end, before or meanwhile.
     pub(crate) fn run(&self, command: &mut Command) -> anyhow::Result<()> {
-        let shown = step::show(command);
+        let shown = step::shown(command);
         let mut child = {
             // Held while it starts: a signal finds either nothing started or the whole group.
             let mut state = lock(&self.state);
             if state.asked > 0 {
                 bail!("interrupted before `{shown}`");
             }
+            step::show(command);
             // A group that is not the terminal's may not read from it.
             let child = command.process_group(0).stdin(Stdio::null()).spawn();
             let child = child.with_context(|| format!("can't start `{shown}`"))?;

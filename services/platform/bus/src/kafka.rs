@@ -114,13 +114,13 @@ impl Bus for KafkaBus {
     async fn extents(&self, topics: &[EventType]) -> Result<Vec<Extent>, BusError> {
         topic_names(topics)?;
         let (config, topics) = (Arc::clone(&self.config), topics.to_vec());
-        blocking(move || inspect::extents(&config, &topics)).await
+        blocking(move || reach::patiently(&config, || inspect::extents(&config, &topics))).await
     }
 
     async fn offsets_at(&self, topics: &[EventType], time: SystemTime) -> Result<Vec<(Lane, u64)>, BusError> {
         topic_names(topics)?;
         let (config, topics) = (Arc::clone(&self.config), topics.to_vec());
-        blocking(move || inspect::offsets_at(&config, &topics, time)).await
+        blocking(move || reach::patiently(&config, || inspect::offsets_at(&config, &topics, time))).await
     }
 
     async fn committed(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<(Lane, u64)>, BusError> {

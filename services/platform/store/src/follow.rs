@@ -91,7 +91,7 @@ impl Follower {
             },
         }
         let head = self.store.head(&self.aggregate).await?;
-        if !crate::mongodb::failure_mutant("21") && self.seen.is_some_and(|seen| head < seen) {
+        if self.seen.is_some_and(|seen| head < seen) {
             return Err(StoreError::Gone(self.aggregate.clone()));
         }
         self.seen = Some(head);

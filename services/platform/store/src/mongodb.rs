@@ -38,9 +38,6 @@ use clock::Clock;
 use failure::{EVENT_IDS, Failure, repeat};
 use known::Known;
 
-pub(crate) fn failure_mutant(n: &str) -> bool {
-    failure::mutant(n)
-}
 /// The collection of the buckets.
 const EVENTS: &str = "events";
 

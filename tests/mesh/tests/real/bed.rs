@@ -12,20 +12,27 @@ const SLOTS: &str = "scheduler.slots=4";
 pub(crate) struct Bed {
     pub(crate) mesh: Processes,
     pub(crate) client: Client,
+    pub(crate) kafka: Kafka,
     pub(crate) mongo: MongoLike,
-    // It runs as long as the mesh.
-    _kafka: Kafka,
 }
 
 impl Bed {
     /// A mesh with one broker.
     pub(crate) async fn new() -> anyhow::Result<Self> {
-        let (kafka, mongo) =
-            block_in_place(|| anyhow::Ok((Kafka::start(&KafkaOptions::default())?, MongoLike::start()?)))?;
+        Self::with(KafkaOptions::default(), &[]).await
+    }
+
+    pub(crate) async fn with(options: KafkaOptions, settings: &[&str]) -> anyhow::Result<Self> {
+        Self::on(block_in_place(|| Kafka::start(&options))?, settings).await
+    }
+
+    pub(crate) async fn on(kafka: Kafka, settings: &[&str]) -> anyhow::Result<Self> {
+        let mongo = block_in_place(MongoLike::start)?;
         let backends = Backends { store: mongo.uri(), brokers: kafka.bootstrap() };
-        let mesh = Processes::start(backends, &[SLOTS]).await?;
+        let settings: Vec<&str> = settings.iter().copied().chain([SLOTS]).collect();
+        let mesh = Processes::start(backends, &settings).await?;
         let client = mesh.client()?;
-        Ok(Self { mesh, client, mongo, _kafka: kafka })
+        Ok(Self { mesh, client, kafka, mongo })
     }
 
     /// A load that is under way.

@@ -5,5 +5,6 @@
 //! Each test has servers of its own, since it kills them.
 
 mod bed;
+mod network;
 mod processes;
 mod servers;

@@ -1,7 +1,10 @@
-//! What several processes do together.
+//! Lost and stalled processes of the mesh.
+
+use std::time::Duration;
 
 use anyhow::ensure;
 use runmesh_mesh_tests::{bash, eventually, python};
+use rustix::process::Signal;
 
 use crate::bed::Bed;
 
@@ -45,6 +48,34 @@ async fn a_cancel_reaches_the_runner_that_has_the_script() -> anyhow::Result<()>
     }
     bed.mesh.verify().await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_process_may_be_killed_in_turn() -> anyhow::Result<()> {
+    let mut bed = Bed::new().await?;
+    let mut load = bed.load().await?;
+    let names: Vec<String> = bed.mesh.members().iter().map(|member| member.name.clone()).collect();
+    for name in names {
+        bed.mesh.kill(&name).await?;
+        load.more(6).await?;
+    }
+    bed.check(load).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_stalls_past_its_session_does_no_harm_when_it_goes_on() -> anyhow::Result<()> {
+    // Shorter than a lease of the store, so that what it holds there is still its own when it goes on, in the first
+    // round; and not in the second.
+    let bed = Bed::with(Default::default(), &["bus.properties.session.timeout.ms=3000"]).await?;
+    let mut load = bed.load().await?;
+    for (stall, name) in [(6, "saga-1"), (6, "scheduler-1"), (16, "runner-1"), (16, "saga-2"), (16, "execution-1")] {
+        bed.mesh.signal(name, Signal::STOP)?;
+        // Time itself is what is tested here.
+        tokio::time::sleep(Duration::from_secs(stall)).await;
+        bed.mesh.signal(name, Signal::CONT)?;
+        load.more(6).await?;
+    }
+    bed.check(load).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,8 +15,8 @@ use crate::{
     kafka::{Cluster, Node, PORTS_PER_NODE},
     mongo_like::FerretDb,
     ports::Ports,
-    process::Process,
-    shared::{named, state::ticks},
+    process::{Process, ticks},
+    shared::named,
 };
 
 /// How long a server may take to end by itself.

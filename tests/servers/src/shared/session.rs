@@ -70,7 +70,10 @@ mod tests {
     use rustix::process::{Signal, kill_process};
 
     use super::*;
-    use crate::{Server, process::pid};
+    use crate::{
+        Server,
+        process::{PATIENCE, pid, wait},
+    };
 
     const KINDS: [Kind; 1] = [Kind::MongoDb];
 
@@ -94,6 +97,7 @@ mod tests {
 
         // A crash, found by the next run of tests.
         kill_process(pid(first.pid)?, Signal::KILL)?;
+        wait(PATIENCE, || Ok((!first.runs()).then_some(())))?;
         fs::write(folder.join("ferretdb/data/mark"), "")?;
         let (session, outcome) = Session::begin_in(folder, &KINDS)?;
         let second = server(folder)?;

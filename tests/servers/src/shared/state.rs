@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::process::{answers, pid, wait};
+use crate::process::{answers, pid, ticks, wait};
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,18 +162,6 @@ impl Server {
             }
         }
         anyhow::bail!("process {} does not end, not even by SIGKILL", self.pid)
-    }
-}
-
-/// When a process was started, in ticks. `None` when there is none, or only what is left of it for its parent.
-pub(crate) fn ticks(id: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The second field is the program's name in parentheses, which may have any character.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    match *fields.first()? {
-        "Z" | "X" => None,
-        _ => fields.get(19)?.parse().ok(),
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout_at;
 
 use super::{
     Inner,
-    bucket::{Batch, Bucket, Id, Item, LogId, Place, Tail, key},
+    bucket::{Batch, Id, Item, LogId, Place, Tail, key},
     clock::Positions,
     failure::{Attempts, Failure},
     known::{Earlier, Entry},
@@ -70,9 +70,7 @@ impl Inner {
         let result = append.run(self, &entry, &mut attempts).await;
         if result.is_err() && !append.tried.is_empty() {
             // Its events may be there, and nobody was told of them.
-            if !crate::mongodb::failure::mutant("11") {
-                self.live.uncertain();
-            }
+            self.live.uncertain();
         }
         result
     }
@@ -191,7 +189,7 @@ impl Append<'_> {
         match store.earlier(self.aggregate, entry, tail).await? {
             Earlier::All(earlier) => held.extend(self.ids.intersection(&earlier)),
             Earlier::Unknown | Earlier::TooMany => {
-                for bucket in store.find_ids(self.aggregate, tail.place.log, &self.ids).await? {
+                for bucket in store.find_ids(self.aggregate, tail.place, &self.ids).await? {
                     held.extend(bucket.with_ids(&self.ids).map(Item::id));
                 }
             }
@@ -207,11 +205,7 @@ impl Append<'_> {
     /// The events as they were recorded before. `None`: they are not all there any more.
     async fn repeated(&self, store: &Inner, entry: &Entry, tail: Option<&Tail>) -> Result<Option<Appended>, Failure> {
         let Some(tail) = tail else { return Ok(None) };
-        let buckets = if tail.place.number == 1 {
-            store.fetch::<Bucket>(self.aggregate, 1).await?.into_iter().collect()
-        } else {
-            store.find_ids(self.aggregate, tail.place.log, &self.ids).await?
-        };
+        let buckets = store.find_ids(self.aggregate, tail.place, &self.ids).await?;
         let mut found = HashMap::new();
         let of_log = buckets.iter().filter(|bucket| bucket.place.log == tail.place.log);
         for item in of_log.flat_map(|bucket| bucket.with_ids(&self.ids)) {
@@ -224,8 +218,7 @@ impl Append<'_> {
         };
         // A try of this very call may have been done without an answer.
         let first = stored.first().map_or(0, |stored| integer(stored.position.0));
-        let is_own =
-            !crate::mongodb::failure::mutant("4") && self.tried.iter().any(|positions| positions.at(0) == first);
+        let is_own = self.tried.iter().any(|positions| positions.at(0) == first);
         if is_own {
             store.live.publish(&stored);
         }
@@ -245,18 +238,9 @@ impl Append<'_> {
             return self.insert(store, attempts, Tail::new(1, log, &batch), batch).await;
         };
         let place = tail.place;
-        let mut seen = doc! {
+        let seen = doc! {
             "_id": key(self.aggregate, place.number), "log": place.log, "seq": place.seq, "full": false,
         };
-        if crate::mongodb::failure::mutant("1") {
-            seen.remove("seq");
-        }
-        if crate::mongodb::failure::mutant("1b") {
-            seen.remove("log");
-        }
-        if crate::mongodb::failure::mutant("1c") {
-            seen.remove("full");
-        }
         if !place.full && !tail.is_old_at(batch.positions()) {
             let grown = tail.with(&batch);
             let result = attempts.step(store.events.update_one(seen, grown.update(&batch))).await?;
@@ -278,19 +262,14 @@ impl Append<'_> {
         let document = tail.document(self.aggregate, &batch);
         match attempts.step(store.events.insert_one(document)).await {
             Ok(_) => self.confirm(store, tail, batch).await,
-            Err(Failure::Duplicate { event_id: false }) if !crate::mongodb::failure::mutant("15") => {
-                Ok(Written::Occupied)
-            }
+            Err(Failure::Duplicate { event_id: false }) => Ok(Written::Occupied),
             Err(failure) => Err(failure),
         }
     }
 
     /// Makes sure that the aggregate was not deleted before a bucket behind its first was changed: such a bucket is nobody's.
     async fn confirm(&self, store: &Inner, tail: Tail, batch: Batch) -> Result<Written, Failure> {
-        if !crate::mongodb::failure::mutant("2")
-            && tail.place.number > 1
-            && store.log_of(self.aggregate).await? != Some(tail.place.log)
-        {
+        if tail.place.number > 1 && store.log_of(self.aggregate).await? != Some(tail.place.log) {
             return Ok(Written::Elsewhere);
         }
         Ok(Written::Done { tail, batch })
@@ -300,7 +279,6 @@ impl Append<'_> {
     async fn clear(&self, store: &Inner, attempts: &Attempts, log: LogId, number: i64) -> Result<(), Failure> {
         if let Some(place) = store.fetch::<Place>(self.aggregate, number).await?
             && place.log != log
-            && !crate::mongodb::failure::mutant("3")
             && store.log_of(self.aggregate).await? == Some(log)
         {
             let left_over = doc! { "_id": key(self.aggregate, number), "log": place.log };

@@ -94,10 +94,7 @@ impl Inner {
                 return Ok(None);
             };
             let name = LogName { aggregate: bucket.aggregate.as_str().into(), log: bucket.place.log };
-            if bucket.place.number == 1
-                || crate::mongodb::failure::mutant("17")
-                || self.log_of(&name.aggregate).await? == Some(name.log)
-            {
+            if bucket.place.number == 1 || self.log_of(&name.aggregate).await? == Some(name.log) {
                 return Ok(Some(bucket));
             }
             self.remove(&name).await?;

@@ -131,7 +131,7 @@ impl DocumentStore for MongoStore {
             return Err(StoreError::RevisionMismatch { collection, id: id.to_owned() });
         }
         // A try without an answer is what removed it, most likely.
-        Ok(may_be_done && !crate::mongodb::failure::mutant("14"))
+        Ok(may_be_done)
     }
 
     async fn page(
@@ -229,7 +229,6 @@ impl Inner {
         loop {
             let try_put = async {
                 if may_be_done
-                    && !crate::mongodb::failure::mutant("5")
                     && let Some(state) = self.state(&documents, &write.id).await?
                     && (state.revision, state.write) == (next, mark)
                 {
@@ -242,7 +241,7 @@ impl Inner {
                 .unwrap_or_else(|_| Err(Failure::Passing("no answer in time".to_owned())));
             match result {
                 Ok(Put::Done(revision)) => return Ok(revision),
-                Ok(Put::Refused) if !may_be_done || crate::mongodb::failure::mutant("5") => {
+                Ok(Put::Refused) if !may_be_done => {
                     return Err(StoreError::RevisionMismatch { collection, id: write.id });
                 }
                 Ok(Put::Refused) => {
@@ -273,17 +272,14 @@ impl Inner {
     ) -> Result<Option<RawDocument>, StoreError> {
         let next = kept.revision.saturating_add(1);
         let mark = rand::random::<i64>();
-        let mut seen = doc! { "_id": &kept.id, "r": kept.revision, "w": kept.write };
-        if crate::mongodb::failure::mutant("10") {
-            seen = doc! { "_id": &kept.id };
-        }
+        let seen = doc! { "_id": &kept.id, "r": kept.revision, "w": kept.write };
         let change = doc! { "$set": { "due": micros(until), "r": next, "w": mark } };
         let mut attempts = Attempts::within(self.timeout);
         let mut may_be_done = false;
         loop {
             match attempts.step(documents.update_one(seen.clone(), change.clone())).await {
                 Ok(result) if result.matched_count > 0 => break,
-                Ok(_) if may_be_done && !crate::mongodb::failure::mutant("13") => {
+                Ok(_) if may_be_done => {
                     let state = self.state(&documents.clone_with_type(), &kept.id).await?;
                     if state.is_some_and(|state| (state.revision, state.write) == (next, mark)) {
                         break;

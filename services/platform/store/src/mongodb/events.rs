@@ -7,7 +7,11 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mongodb::bson::{Document, doc};
 use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent};
 
-use super::{MongoStore, bucket::key, failure::repeat};
+use super::{
+    MongoStore,
+    bucket::{Place, key},
+    failure::repeat,
+};
 use crate::{
     Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
     record::{check_append, integer},
@@ -26,9 +30,6 @@ impl EventStore for MongoStore {
     ) -> Result<Appended, StoreError> {
         check_append(aggregate, &events)?;
         let (inner, aggregate) = (Arc::clone(&self.inner), aggregate.clone());
-        if crate::mongodb::failure::mutant("12") {
-            return inner.append(&aggregate, expected, &events).await;
-        }
         // In a task of its own: what was begun is finished and told of, also when the caller goes away.
         tokio::spawn(async move { inner.append(&aggregate, expected, &events).await })
             .await
@@ -75,24 +76,30 @@ impl EventStore for MongoStore {
         for (aggregate, events) in of_aggregates {
             let aggregate = AggregateId::from(aggregate);
             let entry = inner.known.entry(&aggregate);
-            let mut of_buckets: BTreeMap<Option<i64>, Vec<i64>> = BTreeMap::new();
+            let mut of_buckets: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+            let mut found: Option<Place> = None;
             for Stored { position, event } in events {
-                of_buckets.entry(entry.bucket_of(event.sequence)).or_default().push(integer(position.0));
+                let mut number = entry.bucket_of(event.sequence);
+                if number.is_none() {
+                    if found.is_none_or(|place| !place.holds(event.sequence)) {
+                        found = inner.place_of(&aggregate, event.sequence).await?;
+                    }
+                    number = found.map(|place| place.number);
+                }
+                // `None`: its log is deleted.
+                if let Some(number) = number {
+                    of_buckets.entry(number).or_default().push(integer(position.0));
+                }
             }
-            for (number, positions) in of_buckets {
-                // A position is never given again, so this touches no event but these, wherever they are.
-                let filter = match number {
-                    Some(number) => doc! { "_id": key(&aggregate, number) },
-                    None if crate::mongodb::failure::mutant("18") => doc! { "_id": key(&aggregate, 1) },
-                    None => doc! { "a": aggregate.as_str(), "pending": { "$in": positions.clone() } },
-                };
-                marks.push((filter, positions));
-            }
+            // A position is never given again, so this touches no event but these.
+            marks.extend(
+                of_buckets.into_iter().map(|(number, positions)| (doc! { "_id": key(&aggregate, number) }, positions)),
+            );
         }
         stream::iter(marks)
             .map(|(filter, positions)| async move {
                 let update = doc! { "$pullAll": { "pending": positions } };
-                let done = repeat(inner.timeout, || inner.events.update_many(filter.clone(), update.clone())).await;
+                let done = repeat(inner.timeout, || inner.events.update_one(filter.clone(), update.clone())).await;
                 done.map(drop).map_err(StoreError::from)
             })
             .buffer_unordered(MARKS)

@@ -7,9 +7,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::StoreError;
 
-pub(super) fn mutant(name: &str) -> bool {
-    std::env::var("MUTANT").as_deref() == Ok(name)
-}
 /// The name of the unique index over event ids.
 pub(super) const EVENT_IDS: &str = "event_ids";
 

@@ -89,9 +89,7 @@ fn behind(fields: &[&str], values: &[IndexValue], id: &str, descending: bool) ->
     let beyond = if descending { "$lt" } else { "$gt" };
     let mut place: Vec<(String, Bson)> =
         fields.iter().zip(values).map(|(field, value)| (name(field), to_bson(value))).collect();
-    if !crate::mongodb::failure::mutant("19") {
-        place.push(("_id".to_owned(), id.into()));
-    }
+    place.push(("_id".to_owned(), id.into()));
     (0..place.len())
         .map(|index| {
             let mut condition: Document = place[..index].iter().cloned().collect();

@@ -2,14 +2,14 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use futures::{StreamExt as _, TryStreamExt as _, stream, try_join};
+use futures::{StreamExt as _, TryStreamExt as _, future::try_join_all, stream, try_join};
 use mongodb::bson::{Document, doc};
 use runmesh_events::{AggregateId, Event, EventType};
 use serde::de::DeserializeOwned;
 
 use super::{
     Inner,
-    bucket::{self, Bucket, Id, Ids, LogId, Place, Tail, id_value, place_fields, tail_fields},
+    bucket::{self, Bucket, Id, Ids, LogId, Place, Tail, id_value, ids_fields, place_fields, tail_fields},
     failure::{Failure, repeat},
     known::{Earlier, Entry, IDS, Start},
 };
@@ -17,6 +17,16 @@ use crate::{StoreError, record::integer};
 
 /// How many buckets a read asks for at the same time.
 const AHEAD: usize = 8;
+
+/// How far a search looks at the same time, once it has found that the next bucket is not what it looks for: most logs
+/// have few buckets.
+const LEAPS: [i64; 4] = [1, 2, 4, 8];
+
+/// How many times farther it looks next.
+const FARTHER: i64 = 16;
+
+/// Up to how many buckets are read by their ids, where a query finds them too.
+const FEW: i64 = 8;
 
 /// How many events a bucket has at least, mostly, when there is one behind it.
 const USUAL: usize = 32;
@@ -59,6 +69,16 @@ impl Placed for Tail {
     }
 }
 
+impl Placed for Ids {
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn fields() -> Option<Document> {
+        Some(ids_fields())
+    }
+}
+
 impl Placed for Bucket {
     fn place(&self) -> Place {
         self.place
@@ -83,17 +103,38 @@ impl Inner {
         repeat(self.timeout, find).await
     }
 
-    /// The bucket of an aggregate that comes first, by an order of its numbers, of those that the filter selects.
-    async fn fetch_first<T: Placed>(&self, filter: Document, order: i32) -> Result<Option<T>, Failure> {
-        let buckets = self.events.clone_with_type::<T>();
-        let find = || {
-            let find = buckets.find_one(filter.clone()).sort(doc! { "n": order });
-            match T::fields() {
-                Some(fields) => find.projection(fields),
-                None => find,
+    /// The last bucket of a log for which something holds, beginning at one for which it does; behind one for which it
+    /// does not it holds for none. Buckets are numbered without a gap, so that it is found in a few steps by ids alone,
+    /// which any server looks up without reading anything else.
+    pub(super) async fn last_that<T: Placed>(
+        &self,
+        aggregate: &AggregateId,
+        from: T,
+        holds: impl Fn(Place) -> bool,
+    ) -> Result<T, Failure> {
+        let (mut last, mut step, mut end) = (from, 0, i64::MAX);
+        loop {
+            let at = last.place();
+            if !at.full || at.number + 1 >= end {
+                return Ok(last);
             }
-        };
-        repeat(self.timeout, find).await
+            let offsets = match end {
+                i64::MAX if step == 0 => vec![1],
+                i64::MAX => LEAPS.map(|leap| leap * step).to_vec(),
+                end => vec![(end - at.number) / 2],
+            };
+            let fetches = offsets.iter().map(|offset| self.fetch::<T>(aggregate, at.number + offset));
+            for (offset, found) in offsets.iter().zip(try_join_all(fetches).await?) {
+                match found.filter(|found| found.place().log == at.log && holds(found.place())) {
+                    Some(found) => last = found,
+                    None => {
+                        end = at.number + offset;
+                        break;
+                    }
+                }
+            }
+            step = (step * FARTHER).max(1);
+        }
     }
 
     /// The log that the aggregate has now. Whatever bucket has another log is left over from one that was deleted.
@@ -119,35 +160,24 @@ impl Inner {
                 return Ok(Some(first));
             }
             let last = match (newest, known) {
-                (Some((log, _)), Some(known)) if log == place.log && known.place().log == log => {
-                    self.walk(aggregate, entry, known).await?
-                }
+                (Some((log, _)), Some(known)) if log == place.log && known.place().log == log => known,
                 // The first bucket is there and one behind it is not any more: the log is being deleted.
                 (Some((log, _)), _) if log == place.log => {
                     entry.forget();
                     continue;
                 }
-                _ => {
-                    let filter = doc! { "a": aggregate.as_str(), "log": place.log };
-                    self.fetch_first::<T>(filter, -1).await?.unwrap_or(first)
-                }
+                _ => first,
             };
+            let last = self.last_that(aggregate, last, |_| true).await?;
             entry.learn(last.place(), None);
             return Ok(Some(last));
         }
     }
 
-    /// The last bucket of a log, beginning at one of it.
-    async fn walk<T: Placed>(&self, aggregate: &AggregateId, entry: &Entry, from: T) -> Result<T, Failure> {
-        let mut last = from;
-        while last.place().full {
-            entry.learn(last.place(), None);
-            match self.fetch::<T>(aggregate, last.place().number + 1).await? {
-                Some(next) if next.place().log == last.place().log => last = next,
-                _ => break,
-            }
-        }
-        Ok(last)
+    /// The place of the bucket that holds an event. `None`: the aggregate has no events.
+    pub(super) async fn place_of(&self, aggregate: &AggregateId, sequence: u64) -> Result<Option<Place>, Failure> {
+        let Some(first) = self.fetch::<Place>(aggregate, 1).await? else { return Ok(None) };
+        self.last_that(aggregate, first, |place| place.from <= integer(sequence)).await.map(Some)
     }
 
     /// The ids of the events before a tail, as far as they can be kept.
@@ -158,9 +188,6 @@ impl Inner {
         tail: &Tail,
     ) -> Result<Earlier, Failure> {
         let place = tail.place;
-        if crate::mongodb::failure::mutant("8") {
-            return Ok(Earlier::All(Arc::default()));
-        }
         match entry.earlier() {
             Earlier::Unknown => {}
             known => return Ok(known),
@@ -169,13 +196,18 @@ impl Inner {
             entry.learn_earlier(place.log, place.number, Earlier::TooMany);
             return Ok(Earlier::TooMany);
         }
-        let filter = doc! { "a": aggregate.as_str(), "log": place.log, "n": { "$lt": place.number } };
-        let fields = doc! { "events.i": 1, "n": 1, "log": 1, "from": 1, "seq": 1, "full": 1 };
-        let buckets = self.events.clone_with_type::<Ids>();
-        let found: Vec<Ids> = repeat(self.timeout, || async {
-            buckets.find(filter.clone()).projection(fields.clone()).await?.try_collect().await
-        })
-        .await?;
+        let found: Vec<Ids> = if place.number <= FEW {
+            let fetches = stream::iter(1..place.number).map(|number| self.fetch::<Ids>(aggregate, number));
+            let found: Vec<Option<Ids>> = fetches.buffered(AHEAD).try_collect().await?;
+            found.into_iter().flatten().filter(|bucket| bucket.place.log == place.log).collect()
+        } else {
+            let filter = doc! { "a": aggregate.as_str(), "log": place.log, "n": { "$lt": place.number } };
+            let buckets = self.events.clone_with_type::<Ids>();
+            repeat(self.timeout, || async {
+                buckets.find(filter.clone()).projection(ids_fields()).await?.try_collect().await
+            })
+            .await?
+        };
         let ids: HashSet<Id> = found.iter().flat_map(Ids::iter).collect();
         for bucket in &found {
             entry.learn(bucket.place, None);
@@ -189,13 +221,19 @@ impl Inner {
         Ok(earlier)
     }
 
-    /// Those of these ids that are in the log.
+    /// The buckets up to a tail that have some of these ids; maybe others too.
     pub(super) async fn find_ids(
         &self,
         aggregate: &AggregateId,
-        log: LogId,
+        tail: Place,
         ids: &HashSet<Id>,
     ) -> Result<Vec<Bucket>, Failure> {
+        let log = tail.log;
+        if tail.number <= FEW {
+            let fetches = stream::iter(1..=tail.number).map(|number| self.fetch::<Bucket>(aggregate, number));
+            let found: Vec<Option<Bucket>> = fetches.buffered(AHEAD).try_collect().await?;
+            return Ok(found.into_iter().flatten().filter(|bucket| bucket.place.log == log).collect());
+        }
         let ids: Vec<_> = ids.iter().map(id_value).collect();
         let filter = doc! { "a": aggregate.as_str(), "log": log, "events.i": { "$in": ids } };
         let buckets = self.events.clone_with_type::<Bucket>();
@@ -224,7 +262,7 @@ impl Inner {
         let types = bucket::mask(types);
         loop {
             let start = entry.start(after, types);
-            match self.begin(aggregate, after, start).await? {
+            match self.begin(aggregate, &entry, after, start).await? {
                 Begin::At(first) => return self.go_on(aggregate, &entry, *first, after, limit, types).await,
                 Begin::Nowhere => return Ok(Vec::new()),
                 // The aggregate was deleted, and maybe made again, since this process knew it.
@@ -234,14 +272,18 @@ impl Inner {
     }
 
     /// Finds the bucket at which a read begins.
-    async fn begin(&self, aggregate: &AggregateId, after: u64, start: Start) -> Result<Begin, StoreError> {
+    async fn begin(
+        &self,
+        aggregate: &AggregateId,
+        entry: &Entry,
+        after: u64,
+        start: Start,
+    ) -> Result<Begin, StoreError> {
         let at = |bucket: Option<Bucket>| bucket.map_or(Begin::Nowhere, |bucket| Begin::At(Box::new(bucket)));
         if let Some(log) = start.log {
             let (bucket, first) =
                 try_join!(self.fetch::<Bucket>(aggregate, start.number), self.fetch::<Place>(aggregate, 1))?;
             return Ok(match first {
-                Some(_) if crate::mongodb::failure::mutant("9") => at(bucket),
-                None if crate::mongodb::failure::mutant("9") => at(bucket),
                 Some(first) if first.log == log => at(bucket.filter(|bucket| bucket.place.log == log)),
                 _ => Begin::Anew,
             });
@@ -249,8 +291,11 @@ impl Inner {
         let first = self.fetch::<Bucket>(aggregate, 1).await?;
         match &first {
             Some(Bucket { place, .. }) if place.full && place.seq <= integer(after) => {
-                let filter = doc! { "a": aggregate.as_str(), "log": place.log, "seq": { "$gt": integer(after) } };
-                Ok(at(self.fetch_first(filter, 1).await?))
+                let (log, behind) = (place.log, integer(after));
+                let last = self.last_that(aggregate, *place, |place| place.seq <= behind).await?;
+                entry.learn(last, None);
+                let next = self.fetch::<Bucket>(aggregate, last.number + 1).await?;
+                Ok(at(next.filter(|bucket| bucket.place.log == log)))
             }
             _ => Ok(at(first)),
         }

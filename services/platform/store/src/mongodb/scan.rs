@@ -49,9 +49,7 @@ impl Merge {
         while let Some(entry) = self.waiting.first_entry() {
             let position = entry.key().0;
             let is_equal = self.ready.last().is_some_and(|(last, _)| last.position == position);
-            if (position >= before && !crate::mongodb::failure::mutant("6"))
-                || (self.ready.len() >= self.limit && !is_equal)
-            {
+            if position >= before || (self.ready.len() >= self.limit && !is_equal) {
                 break;
             }
             self.ready.push(entry.remove());
@@ -185,7 +183,7 @@ impl Inner {
     async fn without_deleted(&self, merge: Merge) -> Result<Option<Vec<Item>>, StoreError> {
         let shown: HashSet<usize> = merge.ready.iter().filter_map(|(_, log)| *log).collect();
         let names: HashSet<LogName> = shown.into_iter().map(|index| merge.logs[index].clone()).collect();
-        let deleted = if crate::mongodb::failure::mutant("7") { Vec::new() } else { self.deleted_of(names).await? };
+        let deleted = self.deleted_of(names).await?;
         for name in &deleted {
             self.remove(name).await?;
         }

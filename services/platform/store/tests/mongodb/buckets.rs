@@ -1,5 +1,6 @@
 //! Logs of many buckets.
 
+use mongodb::bson::doc;
 use runmesh_events::{AggregateId, EventType, NewEvent, Payload, TraceParent};
 use runmesh_proto::event::ExecutionOutput;
 use runmesh_store::{
@@ -32,7 +33,7 @@ async fn a_long_log_is_read_from_any_place() {
             let appended = append(&store, &id(), batch.collect()).await;
             assert_eq!(appended.last_sequence(), 10 * number + 10);
         }
-        let count = database.buckets().await.count_documents(mongodb::bson::doc! {}).await.unwrap();
+        let count = database.buckets().await.count_documents(doc! {}).await.unwrap();
         assert!((14..=18).contains(&count), "{count} buckets");
         for store in [&store, &database.open("other").await] {
             assert_eq!(store.head(&id()).await.unwrap(), 1_000);
@@ -75,7 +76,7 @@ async fn large_events_have_buckets_of_their_own() {
         }
         append(&store, &id(), (0..20).map(|_| output(50 << 10)).collect()).await;
         append(&store, &id(), vec![event("last")]).await;
-        let count = database.buckets().await.count_documents(mongodb::bson::doc! {}).await.unwrap();
+        let count = database.buckets().await.count_documents(doc! {}).await.unwrap();
         assert_eq!(count, 7);
         let cold = database.open("reader").await;
         assert!(log(&cold, &id()).await.into_iter().eq(1..=26));
@@ -85,6 +86,47 @@ async fn large_events_have_buckets_of_their_own() {
         let refused = store.append(&id(), Expected::Any, vec![output(7 << 20), output(7 << 20)]).await;
         assert!(matches!(&refused, Err(StoreError::Invalid(text)) if text.contains("bytes")), "{refused:?}");
         assert_eq!(store.head(&id()).await.unwrap(), 26);
+    })
+    .await;
+}
+
+/// A bucket that another process has closed takes nothing more: the log goes on in the next one, for those too who have
+/// not heard of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_bucket_takes_nothing_more() {
+    run(async {
+        let database = TestDatabase::new();
+        let (ann, bob) = (database.open("ann").await, database.open("bob").await);
+        append(&bob, &id(), vec![event(1), event(2)]).await;
+        let closed = doc! { "$set": { "full": true } };
+        database.buckets().await.update_one(doc! { "_id": "long/1" }, closed).await.unwrap();
+        assert_eq!(append(&ann, &id(), vec![event(3)]).await.last_sequence(), 3);
+        assert_eq!(append(&bob, &id(), vec![event(4)]).await.last_sequence(), 4);
+        for store in [&ann, &bob] {
+            assert_eq!(log(store, &id()).await, [1, 2, 3, 4]);
+        }
+        assert_eq!(database.buckets().await.count_documents(doc! {}).await.unwrap(), 2);
+    })
+    .await;
+}
+
+/// A bucket is closed some time after its first event, so that scans find what comes after a position without looking at
+/// all that is older.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_bucket_is_closed() {
+    run(async {
+        let database = TestDatabase::new();
+        let buckets = database.buckets().await;
+        let store = database.open("ann").await;
+        for (number, minutes, expected) in [(1, 0, 1), (2, 2, 2), (3, 0, 2), (4, 2, 3)] {
+            // Older by so much: positions are microseconds times 1,024.
+            let older = doc! { "$inc": { "first": -minutes * 60_000_000 * 1_024_i64 } };
+            buckets.update_many(doc! {}, older).await.unwrap();
+            let store = if number == 3 { store.clone() } else { database.open("cold").await };
+            assert_eq!(append(&store, &id(), vec![event(number)]).await.last_sequence(), number);
+            assert_eq!(buckets.count_documents(doc! {}).await.unwrap(), expected, "after event {number}");
+        }
+        assert_eq!(log(&store, &id()).await, [1, 2, 3, 4]);
     })
     .await;
 }
