@@ -10,8 +10,9 @@ use tokio::task::block_in_place;
 
 use crate::Backends;
 
-/// The variable that chooses: `real`, or `embedded`, which is the default.
-pub const BACKEND: &str = "RUNMESH_TEST_BACKEND";
+/// The variable that chooses: `real`, or `embedded`, which is the default. (What begins with `RUNMESH_` is taken by the
+/// processes that the tests start for their settings.)
+pub const BACKEND: &str = "MESH_TEST_BACKEND";
 
 /// Servers of which one mesh at a time makes use. Topics have the catalog's names wherever they are, so that two meshes
 /// on one Kafka would take each other's records.

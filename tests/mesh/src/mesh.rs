@@ -26,6 +26,8 @@ pub struct Options {
     pub http: Option<String>,
     /// The size in bytes of a file system of its own for the data folder. `None`: the folder is on the test's own.
     pub disk: Option<u64>,
+    /// Whether it stands on the embedded backends, also where the suite runs on servers: for tests that change its files.
+    pub embedded: bool,
 }
 
 impl Options {
@@ -86,7 +88,8 @@ impl Mesh {
         let data = tempfile::Builder::new().prefix("runmesh-test-").tempdir().context("a folder for the mesh")?;
         // A test that names a store or a bus of its own, or a disk for them, has them.
         let named = options.settings.iter().any(|entry| entry.starts_with("bus.uri") || entry.starts_with("store.uri"));
-        let servers = if named || options.disk.is_some() { None } else { Lent::of_suite()? };
+        let own = named || options.disk.is_some() || options.embedded;
+        let servers = if own { None } else { Lent::of_suite()? };
         let mut mesh = Self { options, data, running: None, servers };
         mesh.restart().await?;
         Ok(mesh)

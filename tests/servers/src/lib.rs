@@ -12,7 +12,7 @@
 //! asynchronous tests they belong into `spawn_blocking` where something else has to go on meanwhile.
 //!
 //! FerretDB is not MongoDB: docs/testing.md says in what it differs. A real one can be named by
-//! `RUNMESH_TEST_MONGODB`, another Kafka by `RUNMESH_TEST_KAFKA`.
+//! `MESH_TEST_MONGODB`, another Kafka by `MESH_TEST_KAFKA`.
 
 mod install;
 mod kafka;

@@ -11,9 +11,9 @@ use anyhow::{Context as _, bail};
 use crate::{Kind, State};
 
 /// Names a Kafka to be used instead of the test servers' own: its bootstrap addresses, `host:port,…`.
-pub const KAFKA_VARIABLE: &str = "RUNMESH_TEST_KAFKA";
+pub const KAFKA_VARIABLE: &str = "MESH_TEST_KAFKA";
 /// Names a real MongoDB to be used instead of FerretDB: its URI, `mongodb://…`.
-pub const MONGODB_VARIABLE: &str = "RUNMESH_TEST_MONGODB";
+pub const MONGODB_VARIABLE: &str = "MESH_TEST_MONGODB";
 
 /// The addresses of the shared servers.
 ///

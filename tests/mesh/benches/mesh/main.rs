@@ -31,6 +31,8 @@ fn main() -> anyhow::Result<()> {
             _ => first_line::time()?,
         }
     }
+    // What a part has left behind ends with the process; its servers are ended by now.
+    runtime.shutdown_timeout(Duration::from_secs(5));
     Ok(())
 }
 

@@ -12,6 +12,11 @@ use tokio::task::block_in_place;
 
 const BOUND: Duration = Duration::from_secs(120);
 
+/// A mesh whose store is a file, of which a test can remove something.
+async fn embedded() -> anyhow::Result<Mesh> {
+    Mesh::start_with(Options { embedded: true, ..Options::default() }).await
+}
+
 /// Calls `runmesh verify`, and waits for its end.
 async fn verify(folder: &Path, arguments: &[&str]) -> anyhow::Result<(Output, String)> {
     let output = tokio::process::Command::new(binary()?)
@@ -53,7 +58,7 @@ fn remove(mesh: &Mesh, condition: &str) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_verified_while_it_runs_and_its_store_after_it_has_stopped() -> anyhow::Result<()> {
-    let mut mesh = Mesh::start().await?;
+    let mut mesh = embedded().await?;
     executions(&mesh.client().await?).await?;
     let folder = tempfile::tempdir()?;
     let (server, data) = (mesh.grpc()?.to_owned(), mesh.data_folder().display().to_string());
@@ -91,7 +96,7 @@ async fn a_node_is_verified_while_it_runs_and_its_store_after_it_has_stopped() -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_finds_what_its_store_loses_while_it_runs() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+    let mesh = embedded().await?;
     executions(&mesh.client().await?).await?;
     let (folder, server) = (tempfile::tempdir()?, mesh.grpc()?.to_owned());
     verdict(folder.path(), &["--server", &server, "--wait", "60s"], 0).await?;

@@ -66,7 +66,7 @@ async fn each_process_may_be_killed_in_turn() -> anyhow::Result<()> {
 async fn a_consumer_that_stalls_past_its_session_does_no_harm_when_it_goes_on() -> anyhow::Result<()> {
     // Shorter than a lease of the store, so that what it holds there is still its own when it goes on, in the first
     // round; and not in the second.
-    let bed = Bed::with(Default::default(), &["bus.properties.session.timeout.ms=3000"]).await?;
+    let bed = Bed::with(Default::default(), &["bus.session_timeout=4s"]).await?;
     let mut load = bed.load().await?;
     for (stall, name) in [(6, "saga-1"), (6, "scheduler-1"), (16, "runner-1"), (16, "saga-2"), (16, "execution-1")] {
         bed.mesh.signal(name, Signal::STOP)?;

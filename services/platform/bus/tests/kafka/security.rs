@@ -114,6 +114,19 @@ async fn who_is_who_is_settled_at_the_start() {
     config.tls.as_mut().unwrap().ca = secured.file("other");
     let text = refusal(config).await;
     assert!(text.contains("certificate verify failed"), "{text}");
+
+    let mut config = secured.config(SaslMechanism::Plain);
+    let tls = config.tls.as_mut().unwrap();
+    (tls.certificate, tls.key) = (None, None);
+    let text = refusal(config).await;
+    // What the broker says of it does not always come before it hangs up.
+    assert!(text.contains("certificate") || text.contains("no broker answers"), "{text}");
+
+    let bare = KafkaConfig { request_timeout: Duration::from_secs(2), ..KafkaConfig::new(secured.kafka.bootstrap()) };
+    match KafkaBus::open(bare).unwrap().ensure_topics(&specs()).await {
+        Err(BusError::Unavailable(text)) => assert!(text.contains("no broker answers"), "{text}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A file that is no certificate is named when the bus is opened.

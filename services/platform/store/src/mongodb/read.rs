@@ -18,8 +18,8 @@ use crate::{StoreError, record::integer};
 /// How many buckets a read asks for at the same time.
 const AHEAD: usize = 8;
 
-/// How far a search looks at the same time, once it has found that the next bucket is not what it looks for: most logs
-/// have few buckets.
+/// How far a search looks at the same time, once it has looked at the next bucket, which is the last one of most logs that
+/// have several.
 const LEAPS: [i64; 4] = [1, 2, 4, 8];
 
 /// How many times farther it looks next.

@@ -1,6 +1,6 @@
 //! The MongoDB store: the suite, and what is MongoDB's own.
 //!
-//! The server is the one that `RUNMESH_TEST_MONGODB` names, or else the test servers' FerretDB, which is not MongoDB:
+//! The server is the one that `MESH_TEST_MONGODB` names, or else the test servers' FerretDB, which is not MongoDB:
 //! docs/testing.md says in what it differs. Tests that break a server or a connection have a FerretDB of their own.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]

@@ -34,12 +34,12 @@ const SLOW_WORK: Duration = Duration::from_millis(50);
 const THREADS: usize = 2;
 
 /// What a process is told by its environment.
-const NAME: &str = "RUNMESH_TEST_MEMBER";
-const BROKERS: &str = "RUNMESH_TEST_MEMBER_BROKERS";
-const PROTOCOL: &str = "RUNMESH_TEST_MEMBER_PROTOCOL";
-const IS_STATIC: &str = "RUNMESH_TEST_MEMBER_IS_STATIC";
-const IS_SLOW: &str = "RUNMESH_TEST_MEMBER_IS_SLOW";
-const FOLDER: &str = "RUNMESH_TEST_MEMBER_FOLDER";
+const NAME: &str = "MESH_TEST_MEMBER";
+const BROKERS: &str = "MESH_TEST_MEMBER_BROKERS";
+const PROTOCOL: &str = "MESH_TEST_MEMBER_PROTOCOL";
+const IS_STATIC: &str = "MESH_TEST_MEMBER_IS_STATIC";
+const IS_SLOW: &str = "MESH_TEST_MEMBER_IS_SLOW";
+const FOLDER: &str = "MESH_TEST_MEMBER_FOLDER";
 
 /// A member in a process of its own. Dropping it kills it.
 struct Process {
