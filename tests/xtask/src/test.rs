@@ -37,8 +37,7 @@ fn tests(interrupts: &Interrupts, arguments: &[String]) -> anyhow::Result<()> {
     let examples = interrupts.run(test().arg("--doc"));
     let tests = interrupts.run(test().args(["--lib", "--bins", "--tests"]));
     // The end-to-end suite once more, with every mesh on Kafka and a server of MongoDB's protocol.
-    let mut suite = step::cargo();
-    suite.args(["test", "--package", "runmesh-mesh-tests", "--locked", "--no-fail-fast"]);
+    let mut suite = test();
     suite.args(["--test", "executions", "--test", "faults", "--test", "foreign"]).env("MESH_TEST_BACKEND", "real");
     let on_servers = interrupts.run(&mut suite);
     examples.and(tests).and(on_servers)
