@@ -207,8 +207,7 @@ impl Append<'_> {
         let Some(tail) = tail else { return Ok(None) };
         let buckets = store.find_ids(self.aggregate, tail.place, &self.ids).await?;
         let mut found = HashMap::new();
-        let of_log = buckets.iter().filter(|bucket| bucket.place.log == tail.place.log);
-        for item in of_log.flat_map(|bucket| bucket.with_ids(&self.ids)) {
+        for item in buckets.iter().flat_map(|bucket| bucket.with_ids(&self.ids)) {
             found.insert(item.id(), item.stored()?);
         }
         let in_order = self.events.iter().map(|event| found.remove(event.event_id.as_bytes()));

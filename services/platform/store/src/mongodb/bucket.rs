@@ -108,7 +108,9 @@ impl Place {
 
 /// The fields of [`Ids`].
 pub(super) fn ids_fields() -> Document {
-    doc! { "n": 1, "log": 1, "from": 1, "seq": 1, "full": 1, "events.i": 1 }
+    let mut fields = place_fields();
+    fields.insert("events.i", 1);
+    fields
 }
 
 /// The ids of a bucket's events.

@@ -216,14 +216,12 @@ impl Entry {
 
     /// The number of the bucket that holds an event.
     pub(super) fn bucket_of(&self, sequence: u64) -> Option<i64> {
-        let sequence = i64::try_from(sequence).ok()?;
         let guard = self.lock();
         let log = guard.as_ref()?;
-        if let Some(Place { number, from, seq, .. }) = log.tail.as_ref().map(|tail| tail.place)
-            && (from..=seq).contains(&sequence)
-        {
-            return Some(number);
+        if let Some(tail) = log.tail.as_ref().filter(|tail| tail.place.holds(sequence)) {
+            return Some(tail.place.number);
         }
+        let sequence = i64::try_from(sequence).ok()?;
         let (number, full) = log.full.iter().rev().find(|(_, full)| full.from <= sequence)?;
         (sequence <= full.seq).then_some(*number)
     }

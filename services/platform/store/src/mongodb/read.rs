@@ -103,6 +103,13 @@ impl Inner {
         repeat(self.timeout, find).await
     }
 
+    /// The buckets of a log before a number, in order.
+    async fn fetch_before<T: Placed>(&self, aggregate: &AggregateId, log: LogId, end: i64) -> Result<Vec<T>, Failure> {
+        let fetches = stream::iter(1..end).map(|number| self.fetch::<T>(aggregate, number));
+        let found: Vec<Option<T>> = fetches.buffered(AHEAD).try_collect().await?;
+        Ok(found.into_iter().flatten().filter(|bucket| bucket.place().log == log).collect())
+    }
+
     /// The last bucket of a log for which something holds, beginning at one for which it does; behind one for which it
     /// does not it holds for none. Buckets are numbered without a gap, so that it is found in a few steps by ids alone,
     /// which any server looks up without reading anything else.
@@ -197,9 +204,7 @@ impl Inner {
             return Ok(Earlier::TooMany);
         }
         let found: Vec<Ids> = if place.number <= FEW {
-            let fetches = stream::iter(1..place.number).map(|number| self.fetch::<Ids>(aggregate, number));
-            let found: Vec<Option<Ids>> = fetches.buffered(AHEAD).try_collect().await?;
-            found.into_iter().flatten().filter(|bucket| bucket.place.log == place.log).collect()
+            self.fetch_before(aggregate, place.log, place.number).await?
         } else {
             let filter = doc! { "a": aggregate.as_str(), "log": place.log, "n": { "$lt": place.number } };
             let buckets = self.events.clone_with_type::<Ids>();
@@ -230,9 +235,7 @@ impl Inner {
     ) -> Result<Vec<Bucket>, Failure> {
         let log = tail.log;
         if tail.number <= FEW {
-            let fetches = stream::iter(1..=tail.number).map(|number| self.fetch::<Bucket>(aggregate, number));
-            let found: Vec<Option<Bucket>> = fetches.buffered(AHEAD).try_collect().await?;
-            return Ok(found.into_iter().flatten().filter(|bucket| bucket.place.log == log).collect());
+            return self.fetch_before(aggregate, log, tail.number + 1).await;
         }
         let ids: Vec<_> = ids.iter().map(id_value).collect();
         let filter = doc! { "a": aggregate.as_str(), "log": log, "events.i": { "$in": ids } };
