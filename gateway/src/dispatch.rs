@@ -15,7 +15,7 @@ use http::{
 use http_body_util::LengthLimitError;
 use metrics::counter;
 use prost_reflect::DynamicMessage;
-use runmesh_rpc::{REQUEST_TOO_LARGE, Violation, status};
+use runmesh_rpc::{Deadline, REQUEST_TOO_LARGE, Violation, status};
 use tonic::{Status, client::Grpc};
 
 use crate::{
@@ -81,6 +81,8 @@ struct Call<'a> {
 impl Call<'_> {
     async fn run(self, mut headers: HeaderMap, body: Body) -> Result<Response, Problem> {
         let invalid = |violation| Problem::from_status(&status::invalid_arguments(vec![violation]));
+        // It runs from now on, so that the time that the body takes counts.
+        let deadline = Deadline::of(&headers).map_err(|status| Problem::from_status(&status))?;
         let mut query = query::parse(self.query).map_err(invalid)?;
         let cursor = match &self.route.sse {
             Some(rule) => {
@@ -98,12 +100,12 @@ impl Call<'_> {
         self.check_access(&headers)?;
         let body = self.read(body).await?;
         let mut message = request_message(self.route, &self.fields, &query, &headers, &body)?;
-        let Some(rule) = &self.route.sse else { return self.unary(message, &headers).await };
+        let Some(rule) = &self.route.sse else { return self.unary(request(message, &headers, deadline)).await };
         let resumes = cursor.is_some();
         if let (Some(field), Some(cursor)) = (&rule.cursor_field, cursor) {
             query::set(&mut message, field.name(), &cursor).map_err(invalid)?;
         }
-        Ok(self.stream(message, &headers, resumes).await)
+        Ok(self.stream(request(message, &headers, deadline), resumes).await)
     }
 
     fn check_access(&self, headers: &HeaderMap) -> Result<(), Problem> {
@@ -140,12 +142,12 @@ impl Call<'_> {
         Grpc::new(self.inner.upstream.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    async fn unary(&self, message: DynamicMessage, headers: &HeaderMap) -> Result<Response, Problem> {
+    async fn unary(&self, request: tonic::Request<DynamicMessage>) -> Result<Response, Problem> {
         let mut client = self.client();
         let answer = async {
             ready(&mut client).await?;
             let codec = DynamicCodec::new(self.route.rpc.output());
-            client.unary(request(message, headers), self.route.rpc_path.clone(), codec).await
+            client.unary(request, self.route.rpc_path.clone(), codec).await
         };
         let answer = answer.await.map_err(|status| Problem::from_status(&status))?.into_inner();
         let mut json = Vec::with_capacity(1024);
@@ -154,9 +156,8 @@ impl Call<'_> {
         Ok((headers, json).into_response())
     }
 
-    async fn stream(&self, message: DynamicMessage, headers: &HeaderMap, resumes: bool) -> Response {
+    async fn stream(&self, request: tonic::Request<DynamicMessage>, resumes: bool) -> Response {
         let mut client = self.client();
-        let request = request(message, headers);
         let (path, codec) = (self.route.rpc_path.clone(), DynamicCodec::new(self.route.rpc.output()));
         let opening = async move {
             ready(&mut client).await?;
@@ -174,7 +175,7 @@ async fn ready(client: &mut Grpc<Upstream>) -> Result<(), Status> {
 }
 
 /// The call's request, with the headers that are the upstream's too.
-fn request(message: DynamicMessage, headers: &HeaderMap) -> tonic::Request<DynamicMessage> {
+fn request(message: DynamicMessage, headers: &HeaderMap, deadline: Option<Deadline>) -> tonic::Request<DynamicMessage> {
     let mut request = tonic::Request::new(message);
     for name in [AUTHORIZATION, HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")] {
         if let Some(value) = headers.get(&name) {
@@ -182,6 +183,9 @@ fn request(message: DynamicMessage, headers: &HeaderMap) -> tonic::Request<Dynam
             value.set_sensitive(name == AUTHORIZATION);
             request.metadata_mut().as_mut().insert(name, value);
         }
+    }
+    if let Some(deadline) = deadline {
+        deadline.write(request.metadata_mut().as_mut());
     }
     request
 }

@@ -13,7 +13,7 @@ use http::{
     HeaderMap, HeaderName, Method, StatusCode,
     header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
-use runmesh_rpc::{AccessPolicy, Protocols, serve_connections};
+use runmesh_rpc::{AccessPolicy, ConnectionSettings, Protocols, serve_connections};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body as RpcBody};
@@ -55,7 +55,8 @@ impl fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// A gateway to the services behind `upstream`: a [`LocalChannel`](runmesh_rpc::LocalChannel), or a tonic `Channel`.
+    /// A gateway to the services behind `upstream`: a [`LocalChannel`](runmesh_rpc::LocalChannel), an
+    /// [`Upstream`](runmesh_rpc::client::Upstream), or a [`Router`](runmesh_rpc::client::Router) to several of them.
     ///
     /// # Panics
     ///
@@ -136,7 +137,8 @@ impl Gateway {
             shutdown.await;
             draining.cancel();
         };
-        serve_connections(listener, self.router(), Protocols::Http1And2, shutdown, drain).await
+        let settings = ConnectionSettings::plain(Protocols::Http1And2);
+        serve_connections(listener, self.router(), settings, shutdown, drain).await
     }
 }
 
@@ -154,6 +156,7 @@ fn cors(config: &GatewayConfig) -> CorsLayer {
             AUTHORIZATION,
             HeaderName::from_static("last-event-id"),
             HeaderName::from_static("traceparent"),
+            HeaderName::from_static("grpc-timeout"),
         ])
         .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
         .max_age(Duration::from_secs(3600))

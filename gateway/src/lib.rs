@@ -1,7 +1,7 @@
 //! HTTP for the gRPC services: unary calls as JSON, server-streams as Server-Sent Events, and one page to try it.
 //!
 //! Neighbours: the contract's descriptors (`runmesh-proto`) say what there is; calls go to a gRPC transport, which is the
-//! process's own [`LocalChannel`](runmesh_rpc::LocalChannel) or a channel to another machine. Invariants: there is no
+//! process's own [`LocalChannel`](runmesh_rpc::LocalChannel) or a channel to other ones. Invariants: there is no
 //! code per RPC, so a new method with an HTTP route is served without a change here; INTERNAL methods are never offered; a
 //! stream that failed never looks like one that ended; a client that reads slowly holds back its own upstream stream and
 //! costs no memory; a token never reaches a log.

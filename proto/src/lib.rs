@@ -43,10 +43,14 @@ pub mod runmesh {
         api, "runmesh.api.v1");
     package!(/// Event types, payloads and the envelope.
         event, "runmesh.event.v1", "payload_impls.rs");
+    package!(/// The log of all events.
+        event_log, "runmesh.event_log.v1");
     package!(/// Running scripts.
         execution, "runmesh.execution.v1");
     package!(/// Results of executions.
         result, "runmesh.result.v1");
 }
 
-pub use runmesh::{api::v1 as api, event::v1 as event, execution::v1 as execution, result::v1 as result};
+pub use runmesh::{
+    api::v1 as api, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution, result::v1 as result,
+};

@@ -97,6 +97,20 @@ async fn errors_of_the_service_keep_their_code_reason_and_delay() {
 }
 
 #[tokio::test]
+async fn the_callers_deadline_goes_on_behind_the_gateway() {
+    let mesh = Running::open().await;
+    let within = async |path: &str, timeout: &str| {
+        mesh.http.get(format!("{}{path}", mesh.url)).header("grpc-timeout", timeout).send().await.unwrap()
+    };
+    let late = problem(within("/v1/executions/hangs", "100m").await, 504).await;
+    assert_eq!(late["code"], "DEADLINE_EXCEEDED");
+    assert_eq!(within("/v1/executions/17", "20S").await.status(), StatusCode::OK);
+    assert_eq!(field(&problem(within("/v1/executions/17", "soon").await, 400).await), "grpc-timeout");
+    let stream = within("/v1/executions/idle:watch", "200m").await.text().await.unwrap();
+    assert!(stream.contains("event: error") && stream.contains("DEADLINE_EXCEEDED"), "{stream}");
+}
+
+#[tokio::test]
 async fn errors_of_http_are_problems_too() {
     let mesh = Running::start(GatewayConfig { max_body_bytes: 1000, ..Default::default() }).await;
     assert_eq!(problem(mesh.get("/v1/nothing").await, 404).await["reason"], "PATH_NOT_FOUND");

@@ -93,6 +93,7 @@ impl ExecutionService for Fake {
         let id = request.into_inner().execution_id;
         match id.as_str() {
             "missing" => Err(status::not_found("execution", &id)),
+            "hangs" => std::future::pending().await,
             "busy" => Err(status::resource_exhausted("QUEUE_FULL", "the queue is full", Some(Duration::from_secs(7)))),
             _ => Ok(Response::new(GetExecutionResponse { execution: execution(&id) })),
         }
@@ -174,6 +175,12 @@ impl ExecutionService for Fake {
         }))))
     }
 
+    type RunCasesStream = Pin<Box<dyn Stream<Item = Result<RunCasesResponse, Status>> + Send>>;
+
+    async fn run_cases(&self, _: Request<RunCasesRequest>) -> Result<Response<Self::RunCasesStream>, Status> {
+        Ok(Response::new(Box::pin(futures::stream::empty())))
+    }
+
     async fn list_runtimes(&self, _: Request<ListRuntimesRequest>) -> Result<Response<ListRuntimesResponse>, Status> {
         Ok(Response::new(ListRuntimesResponse::default()))
     }
@@ -194,7 +201,7 @@ impl ExecutionService for Fake {
 async fn gateway(config: GatewayConfig) -> (Gateway, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let access = AccessPolicy { token: config.token.clone() };
-    let server = RpcServer::builder(ServerConfig { access })
+    let server = RpcServer::builder(ServerConfig { access, ..ServerConfig::default() })
         .add_service(ExecutionServiceServer::new(Fake(seen.clone())).max_decoding_message_size(MAX_REQUEST_BYTES))
         .build();
     let readiness = server.readiness();

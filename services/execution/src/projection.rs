@@ -19,8 +19,9 @@ pub const GROUP: GroupName = GroupName::new("execution-coordinator");
 /// How many executions' newest sequences are kept in mind.
 const REMEMBERED: usize = 4_096;
 
-/// The events that change what a list shows. Others come between two of these and are taken into account with the next.
-const TRIGGERS: [EventType; 11] = [
+/// What the group reads: the events that change what a list shows. Others come between two of these and are taken into
+/// account with the next.
+pub const TOPICS: [EventType; 11] = [
     EventType::ExecutionRequested,
     EventType::ExecutionQueued,
     EventType::ExecutionStarted,
@@ -38,7 +39,7 @@ const TRIGGERS: [EventType; 11] = [
 /// The consumer group of the execution service.
 pub fn consumer_group(service: &ExecutionService) -> ConsumerGroup {
     let projection = Projection { service: service.clone(), seen: Mutex::default() };
-    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &TRIGGERS, std::sync::Arc::new(projection)) }
+    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &TOPICS, std::sync::Arc::new(projection)) }
 }
 
 struct Projection {

@@ -2,25 +2,26 @@
 
 use std::sync::Arc;
 
-use runmesh_bus::{Bus, BusError, EmbeddedBus, KafkaBus, KafkaConfig};
+use runmesh_bus::{Bus, BusError, EmbeddedBus, KafkaBus};
 use runmesh_store::SqliteStore;
 
 use crate::config::BusConfig;
 
-/// What stands before the brokers in the setting.
-const KAFKA: &str = "kafka://";
-
-/// Whether the settings name another bus than the store itself, so that a relay has to publish.
-pub(crate) fn is_remote(config: &BusConfig) -> bool {
-    config.uri.starts_with(KAFKA)
+/// An open bus.
+pub(crate) struct OpenBus {
+    pub(crate) bus: Arc<dyn Bus>,
+    /// The bus itself where it is Kafka.
+    pub(crate) kafka: Option<KafkaBus>,
 }
 
-/// Opens the bus.
-pub(crate) fn open(config: &BusConfig, node: &str, store: &SqliteStore) -> Result<Arc<dyn Bus>, BusError> {
-    let Some(brokers) = config.uri.strip_prefix(KAFKA) else {
-        return Ok(Arc::new(EmbeddedBus::new(store.clone())));
+/// Opens the bus. The embedded one lives in the store.
+pub(crate) fn open(config: &BusConfig, node: &str, store: Option<&SqliteStore>) -> Result<OpenBus, BusError> {
+    let Some(settings) = config.kafka(node) else {
+        let Some(store) = store else {
+            return Err(BusError::Invalid("the embedded bus lives in a SQLite store; this one needs Kafka".to_owned()));
+        };
+        return Ok(OpenBus { bus: Arc::new(EmbeddedBus::new(store.clone())), kafka: None });
     };
-    let properties = config.properties.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    let settings = KafkaConfig { client_id: format!("runmesh-{node}"), properties, ..KafkaConfig::new(brokers) };
-    Ok(Arc::new(KafkaBus::open(settings)?))
+    let kafka = KafkaBus::open(settings)?;
+    Ok(OpenBus { bus: Arc::new(kafka.clone()), kafka: Some(kafka) })
 }

@@ -32,6 +32,11 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Call any method of any service
     Call(CallArgs),
+    /// Compare what is stored with what is on the topics and what the groups have done. Exit code 1: something is lost or
+    /// an invariant does not hold; 2: there is no verdict
+    Verify(VerifyArgs),
+    /// Make certificates
+    Certs(CertsArgs),
 }
 
 /// Where settings come from. Flags override the environment (`RUNMESH_SECTION__KEY`), which overrides the file.
@@ -57,6 +62,15 @@ pub struct ServerArgs {
     /// The bearer token that it needs
     #[arg(long, value_name = "TOKEN", env = "RUNMESH_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Use TLS: the certificates of those who are trusted to sign the server's (PEM)
+    #[arg(long, value_name = "FILE", env = "RUNMESH_CA")]
+    pub ca: Option<PathBuf>,
+    /// The certificate to show to the server (PEM)
+    #[arg(long, value_name = "FILE", env = "RUNMESH_CERT", requires = "ca", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", env = "RUNMESH_KEY", requires = "cert")]
+    pub key: Option<PathBuf>,
 }
 
 /// `runmesh run`.
@@ -100,6 +114,18 @@ pub struct RunArgs {
 /// `runmesh dev`.
 #[derive(Debug, Args)]
 pub struct DevArgs {
+    /// Run the mesh as separate processes on Kafka and MongoDB: those of the settings, or else the test servers, which
+    /// `cargo xtask servers up` starts
+    #[arg(long)]
+    pub real: bool,
+    /// Where to listen, and the settings.
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
+/// Where a node listens, and its settings.
+#[derive(Debug, Args)]
+pub struct HostArgs {
     /// The address of the gRPC server
     #[arg(long, value_name = "ADDRESS")]
     pub grpc: Option<SocketAddr>,
@@ -120,9 +146,12 @@ pub struct ServeArgs {
     /// The roles, separated by commas; all by default
     #[arg(long, value_name = "ROLES", value_delimiter = ',')]
     pub roles: Vec<Role>,
-    /// As in dev.
+    /// End in an orderly way when standard input comes to its end, as it does when the parent process is gone
+    #[arg(long)]
+    pub until_stdin_closes: bool,
+    /// Where to listen, and the settings.
     #[command(flatten)]
-    pub dev: DevArgs,
+    pub host: HostArgs,
 }
 
 /// `runmesh runtimes`.
@@ -185,6 +214,61 @@ pub struct CallArgs {
     /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// `runmesh verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Look only at what was recorded since so long ago, such as 1h
+    #[arg(long, value_name = "DURATION", value_parser = humantime_duration)]
+    pub since: Option<Duration>,
+    /// How long what is on its way may take before it is a finding, such as 5m; 60s by default
+    #[arg(long, value_name = "DURATION", value_parser = humantime_duration)]
+    pub patience: Option<Duration>,
+    /// Verify again and again for so long, until nothing is on its way
+    #[arg(long, value_name = "DURATION", value_parser = humantime_duration)]
+    pub wait: Option<Duration>,
+    /// How many findings of each kind are shown; 100 by default
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub findings: Option<u16>,
+    /// Print every message as a line of JSON; the last one has the ledger
+    #[arg(long)]
+    pub json: bool,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// The settings, which name the store and the bus, where no server is given.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `runmesh certs`.
+#[derive(Debug, Args)]
+pub struct CertsArgs {
+    /// What to make.
+    #[command(subcommand)]
+    pub action: CertsAction,
+}
+
+/// What to make.
+#[derive(Debug, Subcommand)]
+pub enum CertsAction {
+    /// A certificate authority and certificates of it for every role, for a laptop and for tests
+    Dev(DevCertsArgs),
+}
+
+/// `runmesh certs dev`.
+#[derive(Debug, Args)]
+pub struct DevCertsArgs {
+    /// The folder for the files; it is made where it is missing
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// A name or IP address for which the certificates are good, beside localhost and the role's name; can be given again
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
 }
 
 fn humantime_duration(text: &str) -> Result<Duration, String> {

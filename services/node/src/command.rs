@@ -1,28 +1,21 @@
 //! The commands.
 
 mod call;
+mod certs;
+mod connect;
 mod doctor;
 mod print;
+mod real;
 mod run;
 mod runtimes;
 mod serve;
 mod topics;
+mod verify;
 
 use std::process::ExitCode;
 
-use runmesh_rpc::{Credentials, Secret};
-use tonic::transport::{Channel, Endpoint};
-
-use crate::{
-    Cli, Environment,
-    cli::{Command, ServerArgs},
-};
-
-/// Where a server is by default: the address of `runmesh dev`.
-const DEFAULT_SERVER: &str = "127.0.0.1:7300";
-
-/// How long a server may take to be reached.
-const CONNECT: std::time::Duration = std::time::Duration::from_secs(5);
+use self::connect::connect;
+use crate::{Cli, Environment, cli::Command};
 
 /// Runs a command. What goes wrong is told on standard error, with exit code 1, or that of the script.
 pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
@@ -42,6 +35,8 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
             Command::Topics(args) => topics::topics(args, environment).await,
             Command::Doctor(args) => doctor::doctor(args, environment).await,
             Command::Call(args) => call::call(args).await,
+            Command::Verify(args) => verify::verify(args, environment).await,
+            Command::Certs(args) => certs::certs(&args),
         }
     });
     // What still blocks a thread (a read of standard input) must not hold up the end.
@@ -57,20 +52,4 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// A connection to a running node.
-async fn connect(args: &ServerArgs) -> anyhow::Result<(Channel, Credentials)> {
-    use anyhow::Context as _;
-    let address = args.server.as_deref().unwrap_or(DEFAULT_SERVER);
-    let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let channel = Endpoint::from_shared(uri)
-        .with_context(|| format!("{address:?} is not an address"))?
-        .connect_timeout(CONNECT)
-        .connect()
-        .await
-        .with_context(|| format!("can't reach a node at {address}; `runmesh dev` starts one"))?;
-    let token = args.token.as_deref().map(Secret::new);
-    let credentials = Credentials::new(token.as_ref()).map_err(|status| print::error(&status))?;
-    Ok((channel, credentials))
 }

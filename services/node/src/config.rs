@@ -1,5 +1,8 @@
 //! Settings: defaults, a TOML file, the environment, flags; each overrides those before it.
 
+mod bus;
+mod network;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,7 +16,12 @@ use runmesh_runner::Avoid;
 use runmesh_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::Environment;
+use self::network::{GrpcConfig, HealthConfig, TlsConfig, UpstreamSettings};
+pub(crate) use self::{
+    bus::BusConfig,
+    network::{Upstreams, addresses},
+};
+use crate::{Environment, store};
 
 /// Settings that are lists: one text with commas stands for all values.
 const LISTS: [&str; 2] = ["gateway.cors_origins", "gateway.allowed_hosts"];
@@ -53,7 +61,15 @@ pub struct Config {
     /// The bus.
     pub bus: BusConfig,
     /// The gRPC server.
-    pub grpc: ListenConfig,
+    pub grpc: GrpcConfig,
+    /// A listener for probes.
+    pub health: HealthConfig,
+    /// TLS of the gRPC server, and of the calls to others.
+    pub tls: TlsConfig,
+    /// Calls to the gRPC servers of other processes.
+    pub upstream: UpstreamSettings,
+    /// Where the services of other processes are: addresses by the names of their roles.
+    pub services: Map<String, String>,
     /// The HTTP gateway.
     pub http: ListenConfig,
     /// Who may call.
@@ -75,13 +91,34 @@ pub struct Config {
 }
 
 /// The event and document store.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// `sqlite:PATH`. Empty: a file in the data folder.
+    /// `sqlite:PATH` or `mongodb://HOST:PORT/DATABASE`. Empty: a file in the data folder. It may hold a password, so it is
+    /// not shown.
+    #[serde(skip_serializing)]
     pub uri: String,
-    /// What a commit waits for: `process` (survives the end of the process) or `power` (survives a power cut).
+    /// What a commit to SQLite waits for: `process` (survives the end of the process) or `power` (survives a power cut).
     pub durability: Durability,
+    /// The greatest number of connections to each server of MongoDB.
+    pub pool_size: u32,
+    /// How long a connection to MongoDB, or the choice of a server, may take.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long a call to MongoDB may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("durability", &self.durability)
+            .field("pool_size", &self.pool_size)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a commit waits for.
@@ -93,16 +130,6 @@ pub enum Durability {
     Process,
     /// The disk has the data.
     Power,
-}
-
-/// The bus.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BusConfig {
-    /// `embedded`, or `kafka://host:port,host:port`.
-    pub uri: String,
-    /// Further properties of the Kafka client, by librdkafka's names.
-    pub properties: Map<String, String>,
 }
 
 /// Where something listens.
@@ -150,7 +177,8 @@ pub struct GatewaySettings {
     /// How long a stream may be silent before a comment line shows that it is alive.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
-    /// The address of the gRPC server behind the gateway, such as `http://127.0.0.1:7300`, where the node itself is not it.
+    /// The addresses of the gRPC servers behind the gateway that host what `services` does not name, such as
+    /// `127.0.0.1:7300`, where the node itself is not it.
     pub upstream: Option<String>,
 }
 
@@ -199,7 +227,11 @@ impl Default for Config {
             node: "node-1".to_owned(),
             store: StoreConfig::default(),
             bus: BusConfig::default(),
-            grpc: ListenConfig { listen: ([127, 0, 0, 1], 7300).into() },
+            grpc: GrpcConfig::default(),
+            health: HealthConfig::default(),
+            tls: TlsConfig::default(),
+            upstream: UpstreamSettings::default(),
+            services: Map::new(),
             http: ListenConfig { listen: ([127, 0, 0, 1], 7380).into() },
             auth: AuthConfig::default(),
             execution: ExecutionConfig::default(),
@@ -213,9 +245,15 @@ impl Default for Config {
     }
 }
 
-impl Default for BusConfig {
+impl Default for StoreConfig {
     fn default() -> Self {
-        Self { uri: "embedded".to_owned(), properties: Map::new() }
+        Self {
+            uri: String::new(),
+            durability: Durability::default(),
+            pool_size: 64,
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -305,12 +343,18 @@ impl Config {
         if self.auth.token.as_deref().is_some_and(|token| token.len() < 16) {
             return refuse("auth.token", "has fewer than 16 characters".to_owned());
         }
-        if !self.store.uri.is_empty() && !self.store.uri.starts_with("sqlite:") {
-            return refuse("store.uri", format!("{:?} is not of the form sqlite:PATH", self.store.uri));
+        let shared = store::is_shared(&self.store.uri);
+        if !self.store.uri.is_empty() && !self.store.uri.starts_with(store::SQLITE) && !shared {
+            return refuse("store.uri", "is neither sqlite:PATH nor mongodb://HOST:PORT/DATABASE".to_owned());
         }
-        if self.bus.uri != "embedded" && !self.bus.uri.starts_with("kafka://") {
-            return refuse("bus.uri", format!("{:?} is neither embedded nor kafka://HOST:PORT", self.bus.uri));
+        if self.store.pool_size == 0 {
+            return refuse("store.pool_size", "is 0".to_owned());
         }
+        bus::check(&self)?;
+        if shared && self.bus.uri == "embedded" {
+            return refuse("bus.uri", "has to be kafka://HOST:PORT where the store is MongoDB".to_owned());
+        }
+        network::check(&self)?;
         if self.gateway.heartbeat < SHORTEST_HEARTBEAT {
             return refuse("gateway.heartbeat", "is less than 100ms".to_owned());
         }
@@ -325,13 +369,17 @@ impl Config {
         Ok(self)
     }
 
-    /// Refuses to listen beyond loopback without a token.
+    /// Refuses to listen beyond loopback where anyone could call: without a token, and for gRPC without clients'
+    /// certificates. The listener for health tells nothing else, so it may.
     ///
     /// # Errors
     /// With the setting that would open the node.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
-        for (key, listen) in [("grpc.listen", self.grpc.listen), ("http.listen", self.http.listen)] {
-            if !listen.ip().is_loopback() && self.auth.token.is_none() {
+        let certified = self.tls.requires_client_certificate();
+        for (key, listen, is_closed) in
+            [("grpc.listen", self.grpc.listen, certified), ("http.listen", self.http.listen, false)]
+        {
+            if !listen.ip().is_loopback() && self.auth.token.is_none() && !is_closed {
                 let reason = format!("{listen} is beyond loopback: set auth.token, the bearer token that callers need");
                 return Err(ConfigError::Setting { key, reason });
             }
@@ -412,6 +460,47 @@ mod tests {
         assert!(http.check_exposure().is_err());
         let with_token = load(None, &[], &["grpc.listen=0.0.0.0:7300", "auth.token=0123456789abcdef"]).unwrap();
         assert!(with_token.check_exposure().is_ok());
+        let files = ["tls.certificate=a.crt", "tls.key=a.key", "tls.ca=ca.crt"];
+        let beyond = |listen: &str, client_auth: &str| {
+            let client_auth = format!("tls.client_auth={client_auth}");
+            load(None, &[], &[files[0], files[1], files[2], listen, &client_auth]).unwrap().check_exposure()
+        };
+        assert!(beyond("grpc.listen=0.0.0.0:7300", "require").is_ok());
+        assert!(beyond("grpc.listen=0.0.0.0:7300", "optional").is_err());
+        assert!(beyond("http.listen=0.0.0.0:7380", "require").is_err(), "the gateway has no TLS");
+        assert!(load(None, &[], &["health.listen=0.0.0.0:7301"]).unwrap().check_exposure().is_ok());
         assert!(load(None, &[], &[]).unwrap().check_exposure().is_ok());
+    }
+    #[test]
+    fn addresses_are_checked_with_the_rest() {
+        let variables = [
+            ("RUNMESH_SERVICES__EXECUTION", "http://a:1,http://b:2"),
+            ("RUNMESH_SERVICES__EVENT_LOG", "dns://events:7300"),
+            ("RUNMESH_UPSTREAM__RETRY_BUDGET", "0.5"),
+        ];
+        let config = load(None, &variables, &["gateway.upstream=127.0.0.1:7300"]).unwrap();
+        assert!((config.upstream.retry_budget - 0.5).abs() < f64::EPSILON);
+        let Upstreams { roles, rest } = addresses(&config).unwrap();
+        assert!(roles.iter().any(|(role, _)| *role == crate::Role::EventLog) && roles.len() == 2 && rest.is_some());
+
+        let tls = ["tls.certificate=a.crt", "tls.key=a.key", "tls.ca=ca.crt"];
+        for (settings, words) in [
+            (
+                vec!["services.saga=a:1"],
+                "\"saga\" is not a role with a gRPC service; one of: execution, results, event_log",
+            ),
+            (vec!["services.results=a"], "services: \"a\""),
+            (vec!["gateway.upstream=ftp://a:1"], "gateway.upstream"),
+            (vec!["services.results=https://a:1"], "tls.certificate"),
+            (vec!["services.results=http://a:1", tls[0], tls[1], tls[2]], "not encrypted"),
+            (vec![tls[0], tls[1]], "certificate, key and ca"),
+            (vec!["upstream.retry_budget=1.5"], "upstream.retry_budget"),
+            (vec!["upstream.attempts=0"], "upstream.attempts"),
+            (vec!["grpc.max_calls=0"], "grpc.max_calls"),
+            (vec!["upstream.timeout=0s"], "upstream.timeout"),
+        ] {
+            let error = load(None, &[], &settings).unwrap_err().to_string();
+            assert!(error.contains(words), "{settings:?}: {error}");
+        }
     }
 }

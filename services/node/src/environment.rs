@@ -6,8 +6,16 @@ use std::{collections::HashMap, ffi::OsString, path::PathBuf};
 const PREFIX: &str = "RUNMESH_";
 
 /// Variables with the prefix that are no settings.
-const OTHERS: [&str; 5] =
-    ["RUNMESH_CONFIG", "RUNMESH_SERVER", "RUNMESH_TOKEN", "RUNMESH_EXECUTION_ID", "RUNMESH_RUN_FOLDER"];
+const OTHERS: [&str; 8] = [
+    "RUNMESH_CONFIG",
+    "RUNMESH_SERVER",
+    "RUNMESH_TOKEN",
+    "RUNMESH_CA",
+    "RUNMESH_CERT",
+    "RUNMESH_KEY",
+    "RUNMESH_EXECUTION_ID",
+    "RUNMESH_RUN_FOLDER",
+];
 
 /// The parts of the process's environment that the node uses.
 #[derive(Debug, Clone, Default)]

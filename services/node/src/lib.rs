@@ -9,10 +9,12 @@ mod cli;
 pub mod command;
 mod config;
 mod environment;
+mod groups;
 mod node;
 mod roles;
 mod runtimes;
 mod sandbox;
+mod store;
 mod telemetry;
 
 pub use cli::Cli;

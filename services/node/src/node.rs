@@ -1,27 +1,40 @@
 //! A running node: its services, their groups, its listeners, and an orderly end.
 
 mod services;
+mod shared;
+mod upstream;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use runmesh_bus::{BusError, Consumer, Relay, TopicReport};
 use runmesh_events::Catalog;
 use runmesh_gateway::{Gateway, GatewayConfig};
-use runmesh_rpc::{AccessPolicy, LocalChannel, RpcServer, ServerConfig};
+use runmesh_rpc::{AccessPolicy, LocalChannel, RpcServer, ServerConfig, Tls};
 use runmesh_runner::{RegistryError, Runner, SandboxError, ToolchainError};
 use runmesh_scheduler::SchedulerError;
-use runmesh_store::{
-    SqliteStore, StoreError,
-    sqlite::{Durability as StoreDurability, SqliteConfig},
+use runmesh_store::{Lease, StoreError};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
 };
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 
-use crate::{Config, ConfigError, Environment, Role, Roles, bus, config::Durability};
+use self::shared::Shared;
+use crate::{
+    Config, ConfigError, Environment, Role, Roles,
+    bus::{self, OpenBus},
+    store::{self, Store},
+};
 
 /// How long what is cut at a shutdown may take to be gone.
 const CUT: Duration = Duration::from_secs(2);
+
+/// How long a start waits for servers that are not available yet.
+const SERVERS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it waits between two tries.
+const SERVERS_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a node can't start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +78,19 @@ pub enum NodeError {
     },
 }
 
+impl NodeError {
+    /// Whether the same start may succeed later.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Scheduler(SchedulerError::Store(error)) | Self::Bus(BusError::Store(error)) => {
+                error.is_transient()
+            }
+            Self::Bus(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+}
+
 /// Where a node listens.
 #[derive(Debug, Default)]
 pub struct Listeners {
@@ -72,6 +98,8 @@ pub struct Listeners {
     pub grpc: Option<TcpListener>,
     /// For HTTP. `None`: no gateway.
     pub http: Option<TcpListener>,
+    /// For health alone. `None`: there is none.
+    pub health: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -86,7 +114,11 @@ impl Listeners {
             TcpListener::bind(address).await.map_err(|source| NodeError::Listen { address, source })
         };
         let http = if roles.has(Role::Gateway) { Some(bind(config.http.listen).await?) } else { None };
-        Ok(Self { grpc: Some(bind(config.grpc.listen).await?), http })
+        let health = match config.health.listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { grpc: Some(bind(config.grpc.listen).await?), http, health })
     }
 }
 
@@ -98,6 +130,7 @@ pub struct Node {
     /// Addresses that the node listens on.
     grpc: Option<SocketAddr>,
     http: Option<SocketAddr>,
+    health: Option<SocketAddr>,
     topics: TopicReport,
     runner: Option<Runner>,
     drain: Duration,
@@ -109,11 +142,73 @@ pub struct Node {
     /// The runner's group: it has to have stopped before the runs are drained.
     runner_parts: JoinSet<Part>,
     parts: JoinSet<Part>,
+    /// The place among the processes that share the store.
+    shared: Option<Shared>,
     // Held open until everything else has ended.
-    store: SqliteStore,
+    store: Option<Store>,
+}
+
+/// The store and the bus of a node that has roles that need them.
+struct Backend {
+    store: Store,
+    bus: OpenBus,
+    topics: TopicReport,
+    consumer: Consumer,
+}
+
+impl Backend {
+    async fn open(config: &Config, data: &Path) -> Result<Self, NodeError> {
+        let deadline = Instant::now() + SERVERS_PATIENCE;
+        loop {
+            match Self::try_open(config, data).await {
+                // Servers that are started together with the mesh take a moment.
+                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                    tracing::warn!(%error, "waits for the store and the bus");
+                    sleep(SERVERS_PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_open(config: &Config, data: &Path) -> Result<Self, NodeError> {
+        let store = store::open(config, data).await?;
+        let bus = bus::open(&config.bus, &config.node, store.sqlite.as_ref())?;
+        let topics = bus.bus.ensure_topics(Catalog::get().topics()).await?;
+        let consumer = Consumer::new(Arc::clone(&bus.bus), Arc::clone(&store.documents)).await?;
+        Ok(Self { store, bus, topics, consumer })
+    }
+
+    /// Takes the process's place among those that share the store, if it is shared.
+    async fn join_others(&self, config: &Config, roles: &Roles) -> Result<(Option<Shared>, Option<Lease>), NodeError> {
+        if !self.store.events.is_shared() {
+            return Ok((None, None));
+        }
+        let (shared, name) = Shared::join(config, roles, &self.store, &self.bus).await?;
+        Ok((Some(shared), Some(name)))
+    }
 }
 
 impl Node {
+    fn new(config: &Config, server: RpcServer, intake: CancellationToken, rest: CancellationToken) -> Self {
+        Self {
+            server,
+            grpc: None,
+            http: None,
+            health: None,
+            topics: TopicReport::default(),
+            runner: None,
+            drain: config.shutdown.drain,
+            intake,
+            rest,
+            intake_parts: JoinSet::new(),
+            runner_parts: JoinSet::new(),
+            parts: JoinSet::new(),
+            shared: None,
+            store: None,
+        }
+    }
+
     /// Starts a node with these roles.
     ///
     /// # Errors
@@ -125,52 +220,62 @@ impl Node {
         listeners: Listeners,
         render_metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
     ) -> Result<Self, NodeError> {
-        let data = if config.data.as_os_str().is_empty() { environment.data_folder() } else { config.data.clone() };
-        let store = open_store(config, &data)?;
-        let bus = bus::open(&config.bus, &config.node, &store)?;
-        let topics = bus.ensure_topics(Catalog::get().topics()).await?;
-        let documents: Arc<dyn runmesh_store::DocumentStore> = Arc::new(store.clone());
-        let consumer = Consumer::new(Arc::clone(&bus), Arc::clone(&documents)).await?;
         let (intake, rest) = (CancellationToken::new(), CancellationToken::new());
-        let builder = RpcServer::builder(ServerConfig { access: AccessPolicy { token: config.token() } });
-        let parts = services::Parts { config, environment, data: &data, roles, store: &store, intake: &intake };
-        let services::Built { server, groups, runner_group, runner } = parts.build(builder).await?;
-
-        let mut node = Self {
-            server,
-            grpc: None,
-            http: None,
-            topics,
-            runner,
-            drain: config.shutdown.drain,
-            intake,
-            rest,
-            intake_parts: JoinSet::new(),
-            runner_parts: JoinSet::new(),
-            parts: JoinSet::new(),
-            store,
+        let access = AccessPolicy { token: config.token() };
+        let tls = config.tls.load()?;
+        let builder = RpcServer::builder(ServerConfig {
+            access,
+            limits: config.grpc.limits(),
+            keep_alive: config.grpc.keep_alive(),
+            tls: tls.clone(),
+        });
+        let mut node = if roles.need_store() {
+            let data = if config.data.as_os_str().is_empty() { environment.data_folder() } else { config.data.clone() };
+            let backend = Backend::open(config, &data).await?;
+            // Before anything is appended.
+            let (shared, name) = backend.join_others(config, roles).await?;
+            let store = &backend.store;
+            let bus = &backend.bus.bus;
+            let parts = services::Parts { config, environment, data: &data, roles, store, bus, intake: &intake };
+            let built = parts.build(builder).await?;
+            let mut node = Self::new(config, built.server, intake, rest);
+            (node.topics, node.runner) = (backend.topics, built.runner);
+            for group in built.groups {
+                let (consumer, stop) = (backend.consumer.clone(), node.rest.clone());
+                node.parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
+            }
+            if let Some(group) = built.runner_group {
+                let (consumer, stop) = (backend.consumer.clone(), node.intake.clone());
+                node.runner_parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
+            }
+            if let Some(runner) = node.runner.clone() {
+                let stop = node.rest.clone();
+                node.parts.spawn(part("leases", async move {
+                    runner.watch_leases(stop).await;
+                    Ok::<_, StoreError>(())
+                }));
+            }
+            let stop = node.rest.clone();
+            if let (Some(shared), Some(name)) = (&shared, name) {
+                node.parts.spawn(part("name", shared.keep_name(name, stop.clone())));
+                if roles.has(Role::Relay) {
+                    node.parts.spawn(part("relay", shared.publish_orphans(stop.clone())));
+                }
+                if roles.has(Role::Scheduler) {
+                    let scheduler = shared.schedule(config, store, backend.consumer, stop);
+                    node.parts.spawn(part("scheduler", scheduler));
+                }
+            } else if roles.has(Role::Relay) && !backend.bus.bus.carries_store() {
+                let (events, documents) = (Arc::clone(&store.events), Arc::clone(&store.documents));
+                let relay = Relay::new(events, backend.bus.bus, documents).await?;
+                node.parts.spawn(part("relay", async move { relay.run(stop).await }));
+            }
+            (node.shared, node.store) = (shared, Some(backend.store));
+            node
+        } else {
+            Self::new(config, builder.build(), intake, rest)
         };
-        for group in groups {
-            let (consumer, stop) = (consumer.clone(), node.rest.clone());
-            node.parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
-        }
-        if let Some(group) = runner_group {
-            let (consumer, stop) = (consumer.clone(), node.intake.clone());
-            node.runner_parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
-        }
-        if let Some(runner) = node.runner.clone() {
-            let stop = node.rest.clone();
-            node.parts.spawn(part("leases", async move {
-                runner.watch_leases(stop).await;
-                Ok::<_, StoreError>(())
-            }));
-        }
-        if roles.has(Role::Relay) && !bus.carries_store() {
-            let relay = Relay::new(Arc::new(node.store.clone()), bus, documents).await?;
-            let stop = node.rest.clone();
-            node.parts.spawn(part("relay", async move { relay.run(stop).await }));
-        }
-        node.listen(config, roles, listeners, render_metrics)?;
+        node.listen(config, roles, listeners, tls.as_ref(), render_metrics)?;
         node.server.readiness().set_ready().await;
         Ok(node)
     }
@@ -180,12 +285,19 @@ impl Node {
         config: &Config,
         roles: &Roles,
         listeners: Listeners,
+        tls: Option<&Tls>,
         render_metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
     ) -> Result<(), NodeError> {
         if let Some(listener) = listeners.grpc {
             self.grpc = listener.local_addr().ok();
             let (server, stop, drain) = (self.server.clone(), self.intake.clone(), self.drain);
             self.intake_parts.spawn(part("grpc", server.serve(listener, stop.cancelled_owned(), drain)));
+        }
+        if let Some(listener) = listeners.health {
+            self.health = listener.local_addr().ok();
+            // It tells to the end that the node is going away.
+            let (server, stop) = (self.server.clone(), self.rest.clone());
+            self.parts.spawn(part("health", server.serve_health(listener, stop.cancelled_owned())));
         }
         if let Some(listener) = listeners.http {
             self.http = listener.local_addr().ok();
@@ -196,14 +308,8 @@ impl Node {
                 heartbeat: config.gateway.heartbeat,
                 ..GatewayConfig::default()
             };
-            let mut gateway = match &config.gateway.upstream {
-                Some(address) => Gateway::new(settings, channel(address)?),
-                None if roles.has(Role::Execution) => Gateway::new(settings, self.server.local()),
-                None => {
-                    let reason = "is needed where the gateway runs without the role execution".to_owned();
-                    return Err(ConfigError::Setting { key: "gateway.upstream", reason }.into());
-                }
-            };
+            let router = upstream::router(config, roles, &self.server, tls)?;
+            let mut gateway = Gateway::new(settings, router);
             if let Some(render) = render_metrics {
                 gateway = gateway.with_metrics(render);
             }
@@ -223,6 +329,11 @@ impl Node {
     /// The address of the gRPC server.
     pub fn grpc_address(&self) -> Option<SocketAddr> {
         self.grpc
+    }
+
+    /// The address of the listener for health alone.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health
     }
 
     /// The address of the gateway.
@@ -263,6 +374,9 @@ impl Node {
         join(&mut self.intake_parts, self.drain + CUT).await;
         self.rest.cancel();
         join(&mut self.parts, self.drain + CUT).await;
+        if let Some(shared) = self.shared {
+            shared.leave().await;
+        }
         drop(self.store);
     }
 }
@@ -287,25 +401,4 @@ async fn join(parts: &mut JoinSet<Part>, patience: Duration) {
         tracing::warn!(parts = parts.len(), "did not end in time; cut");
         parts.shutdown().await;
     }
-}
-
-fn open_store(config: &Config, data: &std::path::Path) -> Result<SqliteStore, StoreError> {
-    let path = match config.store.uri.strip_prefix("sqlite:") {
-        Some(path) => PathBuf::from(path),
-        None => data.join("runmesh.db"),
-    };
-    SqliteStore::open(&SqliteConfig {
-        path,
-        durability: match config.store.durability {
-            Durability::Process => StoreDurability::Process,
-            Durability::Power => StoreDurability::Power,
-        },
-        relayed: bus::is_remote(&config.bus),
-    })
-}
-
-fn channel(address: &str) -> Result<Channel, ConfigError> {
-    let endpoint = Endpoint::from_shared(address.to_owned())
-        .map_err(|error| ConfigError::Setting { key: "gateway.upstream", reason: error.to_string() })?;
-    Ok(endpoint.connect_lazy())
 }

@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
+use runmesh_proto::{
+    event_log::event_log_service_server, execution::execution_service_server, result::result_service_server,
+};
+
 /// One role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
 pub enum Role {
     /// ExecutionService and its group.
     Execution,
@@ -15,7 +19,9 @@ pub enum Role {
     Runner,
     /// ResultService and its group.
     Results,
-    /// Publishes appended events on the bus.
+    /// EventLogService.
+    EventLog,
+    /// Publishes appended events on the bus; where the store is shared, those that another process left behind.
     Relay,
     /// HTTP and Server-Sent Events.
     Gateway,
@@ -23,8 +29,16 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 7] =
-        [Self::Execution, Self::Scheduler, Self::Saga, Self::Runner, Self::Results, Self::Relay, Self::Gateway];
+    pub const ALL: [Self; 8] = [
+        Self::Execution,
+        Self::Scheduler,
+        Self::Saga,
+        Self::Runner,
+        Self::Results,
+        Self::EventLog,
+        Self::Relay,
+        Self::Gateway,
+    ];
 
     /// The name on the command line.
     pub const fn as_str(self) -> &'static str {
@@ -34,8 +48,24 @@ impl Role {
             Self::Saga => "saga",
             Self::Runner => "runner",
             Self::Results => "results",
+            Self::EventLog => "event-log",
             Self::Relay => "relay",
             Self::Gateway => "gateway",
+        }
+    }
+
+    /// The name in settings, as in `services.event_log`.
+    pub fn setting(self) -> String {
+        self.as_str().replace('-', "_")
+    }
+
+    /// The gRPC services that it hosts, by their full names. This is where a call's way is known from.
+    pub const fn services(self) -> &'static [&'static str] {
+        match self {
+            Self::Execution => &[execution_service_server::SERVICE_NAME],
+            Self::Results => &[result_service_server::SERVICE_NAME],
+            Self::EventLog => &[event_log_service_server::SERVICE_NAME],
+            Self::Scheduler | Self::Saga | Self::Runner | Self::Relay | Self::Gateway => &[],
         }
     }
 }
@@ -73,6 +103,11 @@ impl Roles {
         Self(roles.into_iter().collect())
     }
 
+    /// Whether a process with these roles uses the store and the bus: the gateway alone does not.
+    pub fn need_store(&self) -> bool {
+        self.0.iter().any(|role| *role != Role::Gateway)
+    }
+
     /// Whether the role is one of them.
     pub fn has(&self, role: Role) -> bool {
         self.0.contains(&role)
@@ -83,5 +118,18 @@ impl fmt::Display for Roles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.0.iter().map(|role| role.as_str()).collect();
         f.write_str(&names.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_of_the_contract_is_hosted_by_one_role() {
+        for service in runmesh_proto::descriptors().services() {
+            let hosts = Role::ALL.into_iter().filter(|role| role.services().contains(&service.full_name()));
+            assert_eq!(hosts.count(), 1, "{}", service.full_name());
+        }
     }
 }

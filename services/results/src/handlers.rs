@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
-use runmesh_events::{AggregateId, GroupName, Payload, lifecycle, to_timestamp};
+use runmesh_events::{AggregateId, EventType, GroupName, Payload, lifecycle, to_timestamp};
 use runmesh_proto::event::{ResultFailed, ResultStored, StorageType};
 use runmesh_store::{Documents, EventStore, Expected, StoreError};
 
@@ -13,10 +13,13 @@ use crate::{assemble::assemble, document::StoredResult, service::ResultService};
 /// The results service's group.
 pub const GROUP: GroupName = GroupName::new("result-processor");
 
+/// What the group reads.
+pub const TOPICS: [EventType; 4] = lifecycle::TERMINAL;
+
 /// The consumer group that stores results.
 pub fn consumer_group(service: &ResultService, store: Arc<dyn EventStore>) -> ConsumerGroup {
     let processor = Processor { store, results: service.results().clone() };
-    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &lifecycle::TERMINAL, Arc::new(processor)) }
+    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &TOPICS, Arc::new(processor)) }
 }
 
 struct Processor {

@@ -8,5 +8,5 @@ mod document;
 mod handlers;
 mod service;
 
-pub use handlers::{GROUP, consumer_group};
+pub use handlers::{GROUP, TOPICS, consumer_group};
 pub use service::ResultService;

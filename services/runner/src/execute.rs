@@ -244,7 +244,8 @@ impl Execution {
         let mut tails = Tails::default();
         let canceller = run.canceller();
         let active = Arc::clone(&self.active);
-        let mut asked = false;
+        let mut others = self.runner.store.live().subscribe(&AggregateId::from(self.spec.execution_id.as_str()));
+        let (mut asked, mut is_followed) = (false, true);
         loop {
             tokio::select! {
                 biased;
@@ -252,7 +253,17 @@ impl Execution {
                     asked = true;
                     canceller.cancel();
                 }
-                () = sleep_until(self.renew_at) => self.renew().await?,
+                () = sleep_until(self.renew_at) => {
+                    self.renew().await?;
+                    self.hear().await?;
+                    is_followed = true;
+                }
+                is_there = others.beyond(self.head), if is_followed => {
+                    let head = self.head;
+                    self.hear().await?;
+                    // What can't be found is looked for at the next renewal, not again and again.
+                    is_followed = is_there && self.head > head;
+                }
                 pieces = output::next(&mut run, &mut tails, &self.spec.execution_id, step) => {
                     let Some(pieces) = pieces else { return Ok((run, tails)) };
                     let cause = self.cause();
@@ -261,6 +272,24 @@ impl Execution {
                 }
             }
         }
+    }
+
+    /// Reads what others have added to the log: the command to end the run reaches one of the runners, and not always
+    /// this one.
+    async fn hear(&mut self) -> Result<(), GivenUp> {
+        match RunLog::read(self.runner.store.as_ref(), &self.spec.execution_id).await {
+            Ok(log) if log.terminal || log.request.is_none() => return Err(GivenUp::LeaseLost),
+            Ok(log) => {
+                self.head = self.head.max(log.head);
+                if let Some(cancel) = &log.cancel {
+                    self.active.cancel(CancelRequest::of(cancel));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(execution_id = self.spec.execution_id, %error, "can't read the log of a run; later again");
+            }
+        }
+        Ok(())
     }
 
     /// Appends events behind those that were appended before, again and again while the store is not available. Others may

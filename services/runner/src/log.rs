@@ -25,12 +25,14 @@ pub(crate) struct RunLog {
     /// The command to end it.
     pub(crate) cancel: Option<Arc<Event>>,
     pub(crate) terminal: bool,
+    /// The newest sequence.
+    pub(crate) head: u64,
 }
 
 impl RunLog {
     pub(crate) async fn read(store: &dyn EventStore, execution_id: &str) -> Result<Self, StoreError> {
-        let (events, _) = read_log(store, &AggregateId::from(execution_id), &TYPES).await?;
-        let mut log = Self::default();
+        let (events, head) = read_log(store, &AggregateId::from(execution_id), &TYPES).await?;
+        let mut log = Self { head, ..Self::default() };
         for event in events {
             match &event.payload {
                 Some(Payload::ExecutionRequested(request)) => log.request = Some(request.clone()),

@@ -26,6 +26,9 @@ use crate::{
 /// The runner's group.
 pub const GROUP: GroupName = GroupName::new("runner");
 
+/// What the group reads.
+pub const TOPICS: [EventType; 2] = [EventType::CreatePodCommand, EventType::DeletePodCommand];
+
 /// How long a runner is believed to be alive without a sign of life.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
@@ -71,7 +74,7 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    fn cancel(&self, request: CancelRequest) {
+    pub(crate) fn cancel(&self, request: CancelRequest) {
         self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(request);
         self.end.cancel();
     }
@@ -101,8 +104,7 @@ impl Runner {
 
     /// The runner's consumer group.
     pub fn consumer_group(&self) -> ConsumerGroup {
-        let topics = [EventType::CreatePodCommand, EventType::DeletePodCommand];
-        ConsumerGroup::new(GROUP, &topics, Arc::new(self.clone()))
+        ConsumerGroup::new(GROUP, &TOPICS, Arc::new(self.clone()))
     }
 
     /// Ends what this node had in hand when it was last stopped. To be called before the group is run.
@@ -259,7 +261,7 @@ impl Inner {
             active.cancel(request);
         }
         // Otherwise the command to run it comes later and finds this one in the log, or it has ended, or another runner
-        // has it and gets this command too once commands are addressed to runners.
+        // has it and reads the log.
         Ok(())
     }
 

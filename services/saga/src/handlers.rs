@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
-use runmesh_events::{AggregateId, GroupName, NewEvent};
+use runmesh_events::{AggregateId, EventType, GroupName, NewEvent};
 use runmesh_store::{EventStore, Expected, StoreError, read_log};
 
 use crate::machine::{SagaLog, TRIGGERS, TYPES};
@@ -12,12 +12,15 @@ use crate::machine::{SagaLog, TRIGGERS, TYPES};
 /// The saga's group.
 pub const GROUP: GroupName = GroupName::new("saga-orchestrator");
 
+/// What the group reads.
+pub const TOPICS: [EventType; 8] = TRIGGERS;
+
 /// How often a decision is made anew when the log has moved on in between.
 const TRIES: usize = 32;
 
 /// The consumer group that runs sagas over this store.
 pub fn consumer_group(store: Arc<dyn EventStore>) -> ConsumerGroup {
-    ConsumerGroup::new(GROUP, &TRIGGERS, Arc::new(Orchestrator { store }))
+    ConsumerGroup::new(GROUP, &TOPICS, Arc::new(Orchestrator { store }))
 }
 
 struct Orchestrator {

@@ -10,4 +10,4 @@
 mod handlers;
 pub mod machine;
 
-pub use handlers::{GROUP, consumer_group};
+pub use handlers::{GROUP, TOPICS, consumer_group};

@@ -22,6 +22,9 @@ use crate::{
 /// The scheduler's group.
 pub const GROUP: GroupName = GroupName::new("scheduler");
 
+/// What the group reads.
+pub const TOPICS: [EventType; 2] = [EventType::AllocateResourcesCommand, EventType::ReleaseResourcesCommand];
+
 /// The ordinals of the events that the scheduler derives from the allocate command.
 mod ordinal {
     pub(super) const ACCEPTED: u32 = 0;
@@ -95,8 +98,7 @@ impl Scheduler {
 
     /// The scheduler's consumer group.
     pub fn consumer_group(&self) -> ConsumerGroup {
-        let topics = [EventType::AllocateResourcesCommand, EventType::ReleaseResourcesCommand];
-        ConsumerGroup::new(GROUP, &topics, Arc::new(self.clone()))
+        ConsumerGroup::new(GROUP, &TOPICS, Arc::new(self.clone()))
     }
 
     /// Finds every claim as it was before the restart, and gives out what slots are free. To be called before the group is

@@ -11,4 +11,4 @@ mod claim;
 mod handlers;
 pub mod queue;
 
-pub use handlers::{GROUP, Scheduler, SchedulerConfig, SchedulerError};
+pub use handlers::{GROUP, Scheduler, SchedulerConfig, SchedulerError, TOPICS};

@@ -41,6 +41,24 @@ impl Client {
         })
     }
 
+    /// A client of several instances of each service, each an address `host:port`.
+    ///
+    /// # Errors
+    /// When an address has no meaning.
+    pub fn balanced(executions: &[&str], results: &[&str]) -> anyhow::Result<Self> {
+        let channel = |addresses: &[&str]| {
+            let endpoints = addresses.iter().map(|address| {
+                let endpoint = Channel::from_shared(format!("http://{address}"))?;
+                anyhow::Ok(endpoint.connect_timeout(Duration::from_secs(2)))
+            });
+            Ok::<_, anyhow::Error>(Channel::balance_list(endpoints.collect::<anyhow::Result<Vec<_>>>()?.into_iter()))
+        };
+        Ok(Self {
+            executions: ExecutionServiceClient::new(channel(executions)?).max_decoding_message_size(MAX_MESSAGE),
+            results: ResultServiceClient::new(channel(results)?).max_decoding_message_size(MAX_MESSAGE),
+        })
+    }
+
     /// Asks for a run.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Client, wait::PATIENCE};
+use crate::{Backends, Client, backend::Lent, wait::PATIENCE};
 
 /// How a mesh is started.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,10 @@ pub struct Options {
     pub grpc: Option<String>,
     /// The address of HTTP. `None`: as above.
     pub http: Option<String>,
+    /// The size in bytes of a file system of its own for the data folder. `None`: the folder is on the test's own.
+    pub disk: Option<u64>,
+    /// Whether it stands on the embedded backends, also where the suite runs on servers: for tests that change its files.
+    pub embedded: bool,
 }
 
 impl Options {
@@ -39,6 +43,8 @@ pub struct Mesh {
     options: Options,
     data: TempDir,
     running: Option<Running>,
+    // After the process, which uses them.
+    servers: Option<Lent>,
 }
 
 #[derive(Debug)]
@@ -46,6 +52,7 @@ struct Running {
     child: Child,
     grpc: String,
     http: String,
+    health: Option<String>,
 }
 
 /// The built binary, beside the running test.
@@ -79,7 +86,11 @@ impl Mesh {
     /// As [`Mesh::start`].
     pub async fn start_with(options: Options) -> anyhow::Result<Self> {
         let data = tempfile::Builder::new().prefix("runmesh-test-").tempdir().context("a folder for the mesh")?;
-        let mut mesh = Self { options, data, running: None };
+        // A test that names a store or a bus of its own, or a disk for them, has them.
+        let named = options.settings.iter().any(|entry| entry.starts_with("bus.uri") || entry.starts_with("store.uri"));
+        let own = named || options.disk.is_some() || options.embedded;
+        let servers = if own { None } else { Lent::of_suite()? };
+        let mut mesh = Self { options, data, running: None, servers };
         mesh.restart().await?;
         Ok(mesh)
     }
@@ -92,12 +103,18 @@ impl Mesh {
         ensure!(self.running.is_none(), "the mesh runs already");
         let log = File::options().create(true).append(true).open(self.log_file()).context("the mesh's log")?;
         let loopback = || "127.0.0.1:0".to_owned();
-        let mut command = Command::new(binary()?);
+        let mut command = match self.options.disk {
+            None => Command::new(binary()?),
+            Some(size) => with_disk(&self.data_folder(), size)?,
+        };
         command.args(["dev", "--json", "--data"]).arg(self.data_folder());
         command.arg("--grpc").arg(self.options.grpc.clone().unwrap_or_else(loopback));
         command.arg("--http").arg(self.options.http.clone().unwrap_or_else(loopback));
         for setting in &self.options.settings {
             command.args(["--set", setting]);
+        }
+        if let Some(servers) = &self.servers {
+            command.envs(servers.settings());
         }
         command.current_dir(self.data.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().context("starting the mesh")?;
@@ -110,7 +127,7 @@ impl Mesh {
             }
         });
         // From here on a failure ends the process: `self` has it.
-        self.running = Some(Running { child, grpc: String::new(), http: String::new() });
+        self.running = Some(Running { child, grpc: String::new(), http: String::new(), health: None });
         let waited = tokio::task::spawn_blocking(move || line_in.recv_timeout(PATIENCE)).await?;
         let line =
             waited.map_err(|error| anyhow!("the mesh did not say that it is ready ({error}):\n{}", self.log()))?;
@@ -120,6 +137,7 @@ impl Mesh {
         if let Some(running) = &mut self.running {
             running.grpc = grpc;
             running.http = http;
+            running.health = ready["health"].as_str().map(str::to_owned);
         }
         Ok(())
     }
@@ -140,12 +158,36 @@ impl Mesh {
         self.running.as_ref().map(|running| running.http.as_str()).context("the mesh does not run")
     }
 
+    /// The address of the listener for health alone.
+    ///
+    /// # Errors
+    /// When the mesh does not run, or has none.
+    pub fn health(&self) -> anyhow::Result<&str> {
+        self.running.as_ref().and_then(|running| running.health.as_deref()).context("no listener for health")
+    }
+
     /// A client with a connection of its own.
     ///
     /// # Errors
     /// When it can't connect.
     pub async fn client(&self) -> anyhow::Result<Client> {
         Client::connect(self.grpc()?).await
+    }
+
+    /// The servers that the mesh stands on. `None`: its data folder has everything.
+    pub fn backends(&self) -> Option<&Backends> {
+        self.servers.as_deref()
+    }
+
+    /// The data folder as the mesh's own process sees it, which may have mounted a file system there.
+    ///
+    /// # Errors
+    /// When the mesh does not run.
+    pub fn data_folder_inside(&self) -> anyhow::Result<PathBuf> {
+        let running = self.running.as_ref().context("the mesh does not run")?;
+        let folder = self.data_folder();
+        let relative = folder.strip_prefix("/").context("the data folder is relative")?;
+        Ok(Path::new("/proc").join(running.child.id().to_string()).join("root").join(relative))
     }
 
     /// Where the mesh keeps its data.
@@ -236,6 +278,17 @@ impl Drop for Mesh {
         running.child.kill().ok();
         running.child.wait().ok();
     }
+}
+
+/// The binary in a mount namespace of its own, with a file system of this size at its data folder.
+fn with_disk(folder: &Path, size: u64) -> anyhow::Result<Command> {
+    fs::create_dir_all(folder).context("the data folder")?;
+    let mut command = Command::new("unshare");
+    // An ordinary user may mount in a user namespace of its own.
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command.arg(r#"mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@""#);
+    command.arg("sh").arg(size.to_string()).arg(folder).arg(binary()?);
+    Ok(command)
 }
 
 fn pid(child: &Child) -> anyhow::Result<Pid> {

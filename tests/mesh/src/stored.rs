@@ -6,7 +6,8 @@ use anyhow::ensure;
 use runmesh_events::{AggregateId, Catalog};
 use runmesh_proto::event::Event;
 use runmesh_store::{
-    EventStore as _,
+    EventStore,
+    mongodb::{MongoConfig, MongoStore},
     sqlite::{SqliteConfig, SqliteStore},
 };
 
@@ -19,9 +20,8 @@ const FILE: &str = "runmesh.db";
 const MOST: usize = 1 << 20;
 
 /// The event store of a mesh that does not run.
-#[derive(Debug)]
 pub struct Stored {
-    store: SqliteStore,
+    store: Arc<dyn EventStore>,
 }
 
 impl Stored {
@@ -29,10 +29,13 @@ impl Stored {
     ///
     /// # Errors
     /// When it is not there, or the mesh still has it.
-    pub fn open(mesh: &Mesh) -> anyhow::Result<Self> {
+    pub async fn open(mesh: &Mesh) -> anyhow::Result<Self> {
+        if let Some(backends) = mesh.backends() {
+            return Ok(Self { store: Arc::new(MongoStore::open(MongoConfig::new(&backends.store)).await?) });
+        }
         let file = mesh.data_folder().join(FILE);
         ensure!(file.is_file(), "the store is not at {}", file.display());
-        Ok(Self { store: SqliteStore::open(&SqliteConfig::new(file))? })
+        Ok(Self { store: Arc::new(SqliteStore::open(&SqliteConfig::new(file))?) })
     }
 
     /// An execution's whole log, in order.

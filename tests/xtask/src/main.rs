@@ -1,11 +1,14 @@
-//! The developers' commands: `cargo xtask setup | test | lint | bench`.
+//! The developers' commands: `cargo xtask setup | servers | test | lint | bench`.
 //!
-//! It stands on no crate of Runmesh, so that it builds in seconds and works while the others don't compile. What the
-//! tests need beyond cargo is installed under `target/tools/` and nowhere else.
+//! It stands on no crate of Runmesh but the one that starts the test servers, so that it builds in seconds and works while
+//! the others don't compile. What the tests need beyond cargo is installed under `target/tools/` and `target/servers/`, and
+//! nowhere else.
 
 mod base;
 mod bench;
+mod interrupt;
 mod lint;
+mod servers;
 mod setup;
 mod step;
 mod test;
@@ -25,8 +28,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Checks what has to be on the machine, and installs the test tools under target/tools/.
+    /// Checks what has to be on the machine, and installs the test tools under target/tools/ and target/servers/.
     Setup,
+    /// Starts and stops the servers that tests share: Apache Kafka, and FerretDB for MongoDB's protocol.
+    Servers(servers::Arguments),
     /// Runs all tests, or those whose names contain a filter: setup, build, `cargo test --workspace`.
     Test {
         /// Given to `cargo test` as they are: a filter, `--test executions`, `-- --nocapture`.
@@ -45,7 +50,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = enter_workspace().and_then(|()| match Arguments::parse().command {
-        Command::Setup => setup::run(),
+        Command::Setup => setup::run().and_then(|()| runmesh_servers::install().map(drop)),
+        Command::Servers(arguments) => servers::run(&arguments),
         Command::Test { arguments } => test::run(&arguments),
         Command::Lint => lint::run(),
         Command::Bench { arguments } => bench::run(&arguments),

@@ -15,20 +15,32 @@ pub(crate) const TOOLS: &str = "target/tools";
 
 const REQUIREMENTS: &str = include_str!("../tools/requirements.txt");
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
+const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.22.0";
 const PLAYWRIGHT: &str = "playwright-core@1.65.1";
 
 /// What is there after a set-up, below [`TOOLS`].
-const INSTALLED: [&str; 4] =
-    ["python/bin/python", "python/bin/buf", "bin/grpcurl", "node/node_modules/playwright-core"];
+const INSTALLED: [&str; 7] = [
+    "python/bin/python",
+    "python/bin/buf",
+    "python/bin/hadolint",
+    "bin/grpcurl",
+    "bin/helm",
+    "bin/deploy-check",
+    "node/node_modules/playwright-core",
+];
+
+/// The program that reads the files of `deploy/` for the tests, written in Go as the programs are that will use them.
+const DEPLOY_CHECK: &str = "tests/deploy/check";
 
 /// A program that has to be on the machine, what it is for, and how it gets there.
-const PREREQUISITES: [(&str, &str, &str); 6] = [
+const PREREQUISITES: [(&str, &str, &str); 7] = [
     ("cc", "the Rust build", "apt-get install -y build-essential pkg-config libssl-dev zlib1g-dev"),
     ("python3", "the Python client test and buf", "apt-get install -y python3 python3-venv"),
-    ("go", "grpcurl", "install Go 1.24 or newer"),
+    ("go", "grpcurl, helm and the checks of deploy/", "install Go 1.26 or newer"),
     ("node", "the browser test", "install Node.js 20 or newer"),
     ("npm", "the browser test", "install npm, which comes with Node.js"),
     ("chromium", "the browser test", "apt-get install -y chromium fonts-liberation"),
+    ("kcat", "the test that reads topics as others would", "apt-get install -y kcat"),
 ];
 
 /// Checks the prerequisites and installs the tools that are missing or of another version.
@@ -39,7 +51,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     check_prerequisites()?;
     let tools = Path::new(TOOLS);
     let stamp = tools.join("stamp");
-    let wanted = [REQUIREMENTS, GRPCURL, PLAYWRIGHT, &env::current_dir()?.to_string_lossy()].join("\n");
+    let here = env::current_dir()?;
+    let wanted = [REQUIREMENTS, GRPCURL, HELM, PLAYWRIGHT, &sources(DEPLOY_CHECK)?, &here.to_string_lossy()].join("\n");
     let complete = INSTALLED.iter().all(|path| tools.join(path).exists());
     if complete && fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(());
@@ -101,7 +114,27 @@ fn python(tools: &Path) -> anyhow::Result<()> {
 
 fn go(tools: &Path) -> anyhow::Result<()> {
     let bin = env::current_dir()?.join(tools).join("bin");
-    step::run(Command::new("go").args(["install", GRPCURL]).env("GOBIN", bin).env("GOTOOLCHAIN", "local"))
+    for program in [GRPCURL, HELM] {
+        step::run(Command::new("go").args(["install", program]).env("GOBIN", &bin).env("GOTOOLCHAIN", "local"))?;
+    }
+    let program = bin.join("deploy-check");
+    step::run(
+        Command::new("go")
+            .args(["build", "-buildvcs=false", "-trimpath", "-o"])
+            .arg(program)
+            .arg(".")
+            .current_dir(DEPLOY_CHECK)
+            .env("GOTOOLCHAIN", "local"),
+    )
+}
+
+/// The text of a folder's files, by name, so that a change of one is seen.
+fn sources(folder: &str) -> anyhow::Result<String> {
+    let files = fs::read_dir(folder).with_context(|| format!("can't read {folder}"))?;
+    let mut paths = files.map(|file| Ok(file?.path())).collect::<anyhow::Result<Vec<PathBuf>>>()?;
+    paths.sort();
+    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()));
+    Ok(paths.iter().map(read).collect::<anyhow::Result<Vec<String>>>()?.join("\n"))
 }
 
 fn node(tools: &Path) -> anyhow::Result<()> {
@@ -128,7 +161,7 @@ mod tests {
                 "{line}"
             );
         }
-        for tool in [GRPCURL, PLAYWRIGHT] {
+        for tool in [GRPCURL, HELM, PLAYWRIGHT] {
             let version = tool.rsplit_once('@').map(|(_, version)| version.trim_start_matches('v'));
             assert!(version.is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit())), "{tool}");
         }

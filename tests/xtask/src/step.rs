@@ -15,6 +15,11 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
+    /// The command as it was shown, and how it ended.
+    pub(crate) fn new(command: String, status: ExitStatus) -> Self {
+        Self { command, status }
+    }
+
     /// The exit code to end with.
     pub(crate) fn code(&self) -> u8 {
         self.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
@@ -34,10 +39,16 @@ impl std::error::Error for Failed {}
 /// # Errors
 /// When it can't be started; [`Failed`] when it ends with another exit code than 0.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    let shown = show(command);
+    let status = command.status().with_context(|| format!("can't start `{shown}`"))?;
+    if status.success() { Ok(()) } else { Err(Failed::new(shown, status).into()) }
+}
+
+/// Shows a command that is about to run, and returns what it has shown.
+pub(crate) fn show(command: &Command) -> String {
     let shown = shown(command);
     eprintln!("xtask: {shown}");
-    let status = command.status().with_context(|| format!("can't start `{shown}`"))?;
-    if status.success() { Ok(()) } else { Err(Failed { command: shown, status }.into()) }
+    shown
 }
 
 /// Runs a command and returns what it prints on standard output, trimmed. `None` when it fails.
@@ -51,7 +62,8 @@ pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-fn shown(command: &Command) -> String {
+/// A command as a user would write it, but for quotes.
+pub(crate) fn shown(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
     let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     let arguments = command.get_args().map(|argument| argument.to_string_lossy());

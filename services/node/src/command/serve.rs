@@ -3,29 +3,36 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    io::AsyncReadExt as _,
+    signal::unix::{SignalKind, signal},
+};
 
-use super::print;
+use super::{print, real};
 use crate::{
     Config, Environment, Listeners, Node, Roles,
-    cli::{ConfigArgs, DevArgs, ServeArgs},
+    cli::{ConfigArgs, DevArgs, HostArgs, ServeArgs},
     telemetry::Telemetry,
 };
 
 pub(super) async fn dev(args: DevArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
-    host(&args, environment, &Roles::all()).await
+    if args.real {
+        real::run(&args.host, environment).await
+    } else {
+        host(&args.host, environment, &Roles::all(), false).await
+    }
 }
 
 pub(super) async fn serve(args: ServeArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
     let roles = if args.roles.is_empty() { Roles::all() } else { Roles::of(args.roles) };
-    host(&args.dev, environment, &roles).await
+    host(&args.host, environment, &roles, args.until_stdin_closes).await
 }
 
 /// The settings that the arguments lead to.
 pub(super) fn settings(
     args: &ConfigArgs,
     environment: &Environment,
-    listen: Option<&DevArgs>,
+    listen: Option<&HostArgs>,
     defaults: &[(&str, &str)],
 ) -> anyhow::Result<Config> {
     let mut overrides = args.overrides.clone();
@@ -41,7 +48,12 @@ pub(super) fn settings(
     Ok(Config::load(args.config.as_deref(), environment, &overrides, defaults)?)
 }
 
-async fn host(args: &DevArgs, environment: &Environment, roles: &Roles) -> anyhow::Result<ExitCode> {
+async fn host(
+    args: &HostArgs,
+    environment: &Environment,
+    roles: &Roles,
+    until_stdin_closes: bool,
+) -> anyhow::Result<ExitCode> {
     let config = settings(&args.config, environment, Some(args), &[])?;
     let telemetry = Telemetry::install(&config)?;
     let mut stop = Stop::listen()?;
@@ -61,6 +73,7 @@ async fn host(args: &DevArgs, environment: &Environment, roles: &Roles) -> anyho
     let _ = announce(args.json, &node, roles);
     let result = tokio::select! {
         () = stop.asked() => Ok(ExitCode::SUCCESS),
+        () = stdin_closed(), if until_stdin_closes => Ok(ExitCode::SUCCESS),
         error = node.failed() => Err(error.into()),
     };
     tracing::info!("shutting down");
@@ -71,6 +84,12 @@ async fn host(args: &DevArgs, environment: &Environment, roles: &Roles) -> anyho
     }
     telemetry.shutdown();
     result
+}
+
+async fn stdin_closed() {
+    let mut nothing = [0; 64];
+    let mut stdin = tokio::io::stdin();
+    while stdin.read(&mut nothing).await.is_ok_and(|read| read > 0) {}
 }
 
 /// The signals that ask for an orderly end.
@@ -96,7 +115,8 @@ fn announce(as_json: bool, node: &Node, roles: &Roles) -> std::io::Result<()> {
     let http = node.http_address().map(|address| format!("http://{address}"));
     let grpc = node.grpc_address().map(|address| address.to_string());
     if as_json {
-        print::line(json!({ "grpc": grpc, "http": http }))?;
+        let health = node.health_address().map(|address| address.to_string());
+        print::line(json!({ "grpc": grpc, "http": http, "health": health }))?;
         return Ok(());
     }
     print::line(format_args!("runmesh {} is ready ({roles})", env!("CARGO_PKG_VERSION")))?;

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use runmesh_events::Catalog;
-use runmesh_store::{SqliteStore, sqlite::SqliteConfig};
 use serde_json::json;
 
 use super::{print, serve::settings};
@@ -54,14 +53,11 @@ fn list(as_json: bool) -> std::io::Result<()> {
 
 async fn check(args: TopicsArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = settings(&args.config, environment, None, &[])?;
-    if !bus::is_remote(&config.bus) {
+    if !config.bus.is_remote() {
         print::line("the bus is embedded: its topics are the catalog's")?;
         return Ok(ExitCode::SUCCESS);
     }
-    // A bus is opened over a store; this one is only there for that.
-    let folder = tempfile::tempdir()?;
-    let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("none.db")))?;
-    let bus = bus::open(&config.bus, &config.node, &store)?;
+    let bus = bus::open(&config.bus, &config.node, None)?.bus;
     let report = bus.check_topics(Catalog::get().topics()).await?;
     for topic in &report.created {
         print::line(format_args!("{topic}: missing"))?;

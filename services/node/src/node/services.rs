@@ -3,17 +3,18 @@
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use runmesh_bus::ConsumerGroup;
+use runmesh_bus::{Bus, ConsumerGroup};
+use runmesh_event_log::{EventLogService, Verifier};
 use runmesh_execution::{Dependencies, Erasure, ExecutionService};
 use runmesh_results::ResultService;
 use runmesh_rpc::{RpcServer, RpcServerBuilder};
 use runmesh_runner::{Runner, Runtimes, Sandbox};
 use runmesh_scheduler::Scheduler;
-use runmesh_store::{DocumentStore, EventStore, SqliteStore, StoreError};
+use runmesh_store::{DocumentStore, EventStore, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
-use crate::{Config, Environment, Role, Roles, runtimes::LocalRuntimes, sandbox};
+use crate::{Config, Environment, Role, Roles, groups, runtimes::LocalRuntimes, sandbox, store::Store};
 
 /// What services are put together from.
 pub(super) struct Parts<'a> {
@@ -21,7 +22,8 @@ pub(super) struct Parts<'a> {
     pub(super) environment: &'a Environment,
     pub(super) data: &'a Path,
     pub(super) roles: &'a Roles,
-    pub(super) store: &'a SqliteStore,
+    pub(super) store: &'a Store,
+    pub(super) bus: &'a Arc<dyn Bus>,
     pub(super) intake: &'a CancellationToken,
 }
 
@@ -36,11 +38,11 @@ pub(super) struct Built {
 
 impl Parts<'_> {
     fn events(&self) -> Arc<dyn EventStore> {
-        Arc::new(self.store.clone())
+        Arc::clone(&self.store.events)
     }
 
     fn documents(&self) -> Arc<dyn DocumentStore> {
-        Arc::new(self.store.clone())
+        Arc::clone(&self.store.documents)
     }
 
     pub(super) async fn build(self, mut builder: RpcServerBuilder) -> Result<Built, NodeError> {
@@ -63,7 +65,8 @@ impl Parts<'_> {
             runner_group = Some(built.consumer_group());
             runner = Some(built);
         }
-        if self.roles.has(Role::Scheduler) {
+        // Where the store is shared, one of the schedulers works and this may not be it.
+        if self.roles.has(Role::Scheduler) && !self.store.events.is_shared() {
             let scheduler = Scheduler::build(&self.config.scheduler, self.events(), self.documents()).await?;
             scheduler.recover().await?;
             groups.push(scheduler.consumer_group());
@@ -80,7 +83,21 @@ impl Parts<'_> {
             groups.push(runmesh_execution::consumer_group(&execution));
             builder = builder.add_service(execution.into_server());
         }
+        if self.roles.has(Role::EventLog) {
+            let event_log = EventLogService::new(self.verifier().await?, self.intake.clone());
+            builder = builder.add_service(event_log.into_server());
+        }
         Ok(Built { server: builder.build(), groups, runner_group, runner })
+    }
+
+    async fn verifier(&self) -> Result<Verifier, StoreError> {
+        Verifier::build(runmesh_event_log::Dependencies {
+            store: self.events(),
+            documents: self.documents(),
+            bus: Arc::clone(self.bus),
+            groups: groups::all(),
+        })
+        .await
     }
 
     async fn execution(

@@ -1,9 +1,12 @@
 //! The narrow trait that every backend implements.
 
+use std::time::SystemTime;
+
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use runmesh_events::{EventType, GroupName, TopicSpec};
 
-use crate::{BusError, Delivery, Record};
+use crate::{BusError, Delivery, Membership, Record};
 
 /// A sequence of offsets that a backend commits by itself: a partition of a topic, or a whole topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +59,17 @@ pub struct GroupLag {
     pub records: u64,
 }
 
+/// What a lane holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The lane.
+    pub lane: Lane,
+    /// The offset of the oldest record that may still be read.
+    pub first: u64,
+    /// Greater than the offset of every record so far. Equal to `first` where there is nothing to read.
+    pub next: u64,
+}
+
 /// What a subscription yields.
 #[derive(Debug)]
 pub enum Batch {
@@ -64,6 +78,9 @@ pub enum Batch {
     /// These lanes belong to another member of the group from now on. The consumer finishes what it has of them, commits,
     /// and then asks for the next batch, which lets the lanes go.
     Revoked(Vec<Lane>),
+    /// These lanes belong to another member already. The consumer begins nothing more of them; nothing of them can be
+    /// committed.
+    Lost(Vec<Lane>),
 }
 
 /// Moves records. Clones of the handle share the connection.
@@ -90,7 +107,25 @@ pub trait Bus: Send + Sync + 'static {
 
     /// How far a group is behind.
     async fn lag(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError>;
+
+    /// What the lanes of these topics hold. A topic that is missing has no lanes.
+    async fn extents(&self, topics: &[EventType]) -> Result<Vec<Extent>, BusError>;
+
+    /// For each lane of these topics the offset of its first record of this time or later. Lanes without one are left
+    /// out.
+    async fn offsets_at(&self, topics: &[EventType], time: SystemTime) -> Result<Vec<(Lane, u64)>, BusError>;
+
+    /// The offset at which the group goes on in each lane of these topics. Lanes of which it has not committed anything are
+    /// left out: there it begins with the earliest record.
+    async fn committed(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<(Lane, u64)>, BusError>;
+
+    /// The records of a lane from the offset `from` on, included, up to `until`, excluded, in order. No group is joined and
+    /// nothing is committed. Records that are no longer there are left out; the stream ends all the same.
+    async fn read(&self, lane: Lane, from: u64, until: u64) -> Result<Records, BusError>;
 }
+
+/// The records of a lane. Dropping it ends the reading. It ends after the first error.
+pub type Records = BoxStream<'static, Result<Delivery, BusError>>;
 
 /// A member of a group. Dropping it leaves the group.
 #[async_trait]
@@ -98,6 +133,19 @@ pub trait Subscription: Send {
     /// The next records, at least one; waits for them. Cancel-safe: a call that is dropped loses nothing.
     async fn next(&mut self) -> Result<Batch, BusError>;
 
+    /// The same for a consumer that has no room: waits until lanes are taken away, and leaves the records where they are.
+    async fn moved(&mut self) -> Result<Batch, BusError> {
+        std::future::pending().await
+    }
+
     /// Commits that every record of each lane up to this offset, included, is finished.
     async fn commit(&mut self, offsets: &[(Lane, u64)]) -> Result<(), BusError>;
+
+    /// Whether what was delivered may be begun.
+    fn membership(&self) -> Membership {
+        Membership::certain()
+    }
+
+    /// Leaves the group, and waits until the others can take over, though only for some seconds.
+    async fn leave(&mut self) {}
 }

@@ -6,6 +6,7 @@
 
 pub mod failures;
 pub mod groups;
+pub mod inspection;
 mod probe;
 pub mod progress;
 pub mod records;
@@ -20,7 +21,7 @@ use runmesh_store::{DocumentStore, Documents};
 
 use crate::{Bus, Consumer, DeadLetter};
 pub use probe::{Probe, Running, start};
-pub use samples::{TOPIC, TOPIC_2, key_beside, record, sample};
+pub use samples::{TOPIC, TOPIC_2, key_beside, record, sample, sample_time};
 pub use store::FailingDocuments;
 
 /// How long a case may take, and how long it waits for what has to happen.
@@ -96,6 +97,9 @@ macro_rules! bus_suite {
             subscriptions::a_next_that_was_dropped_loses_nothing,
             subscriptions::an_idle_subscription_wakes_at_once,
             subscriptions::lag_counts_what_was_not_committed,
+            inspection::what_was_published_can_be_read_from_beside,
+            inspection::a_reading_can_be_given_up,
+            inspection::a_groups_place_is_where_it_goes_on,
             progress::an_unfinished_record_holds_the_commit_back,
             progress::keys_run_in_parallel_and_each_in_order,
             progress::a_shutdown_finishes_and_commits_what_is_in_hand,

@@ -35,6 +35,10 @@ const COMMIT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a lane that is taken away may hold up the others.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long what was begun may take at the end, and what lies before it in its lanes. What is not finished by then is
+/// delivered again.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The first and the greatest wait before a failed call to the bus is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -54,8 +58,8 @@ impl Consumer {
         Ok(Self { bus, dead_letters: Documents::open(documents).await? })
     }
 
-    /// Runs a group until `shutdown`: then no record is taken on any more, those in hand are finished, and their offsets
-    /// committed. What the bus refuses for the moment is tried again.
+    /// Runs a group until `shutdown`: then no record is taken on any more, those in hand are finished, their offsets
+    /// committed, and the group is left. What the bus refuses for the moment is tried again.
     ///
     /// # Errors
     /// What the bus refuses for good.
@@ -64,7 +68,7 @@ impl Consumer {
         let Some(subscription) = self.join(&group, &shutdown).await? else { return Ok(()) };
         tracing::debug!(group = %group.name, bus = self.bus.name(), "joined");
         let progress = Arc::new(Progress::default());
-        let queue = Arc::new(KeyedQueue::new());
+        let queue = Arc::new(KeyedQueue::new(subscription.membership(), shutdown.clone()));
         let stop = shutdown.child_token();
         let mut workers = JoinSet::new();
         for _ in 0..group.workers.max(1) {
@@ -87,9 +91,13 @@ impl Consumer {
         let result = reader.run(&shutdown).await;
         // Where the reader failed, the workers must not go on trying.
         stop.cancel();
+        if result.is_ok() {
+            reader.finish_begun().await;
+        }
         reader.queue.close();
         while workers.join_next().await.is_some() {}
         let committed = reader.commit_all().await;
+        reader.subscription.leave().await;
         tracing::debug!(group = %group.name, "left");
         result.and(committed)
     }
@@ -139,6 +147,25 @@ impl Progress {
         self.finished.notify_one();
     }
 
+    /// A record is left to the next start, and so is everything behind it in its lane.
+    fn given_up(&self, delivery: &Delivery) {
+        if let Some(lane) = self.lanes().get_mut(&delivery.lane) {
+            lane.give_up_from(delivery.offset);
+        }
+        self.finished.notify_one();
+    }
+
+    /// The lanes of this kind are given up from these offsets on, from the beginning where there is none.
+    fn give_up_from(&self, from: &BTreeMap<Lane, u64>, of: impl Fn(&Lane) -> bool) {
+        for (lane, offsets) in self.lanes().iter_mut().filter(|(lane, _)| of(lane)) {
+            offsets.give_up_from(from.get(lane).copied().unwrap_or_default());
+        }
+    }
+
+    fn forget(&self, lanes: &[Lane]) {
+        self.lanes().retain(|lane, _| !lanes.contains(lane));
+    }
+
     fn to_commit(&self) -> Vec<(Lane, u64)> {
         self.lanes().iter().filter_map(|(lane, offsets)| Some((*lane, offsets.to_commit()?))).collect()
     }
@@ -152,8 +179,9 @@ impl Progress {
         }
     }
 
-    async fn idle(&self, revoked: &[Lane]) {
-        while !revoked.iter().all(|lane| self.lanes().get(lane).is_none_or(ContiguousOffsets::is_idle)) {
+    /// Waits until nothing of the lanes of this kind is being worked on.
+    async fn idle(&self, of: impl Fn(&Lane) -> bool) {
+        while !self.lanes().iter().all(|(lane, offsets)| !of(lane) || offsets.is_idle()) {
             self.finished.notified().await;
         }
     }
@@ -188,7 +216,7 @@ impl Reader {
                         self.assign(permit);
                     }
                 }
-                batch = self.subscription.next(), if self.waiting.is_empty() => match batch {
+                batch = next(self.subscription.as_mut(), self.waiting.is_empty()) => match batch {
                     Ok(Batch::Records(records)) => {
                         wait = BACKOFF.0;
                         for record in &records {
@@ -198,6 +226,7 @@ impl Reader {
                         self.assign_now();
                     }
                     Ok(Batch::Revoked(lanes)) => self.let_go(&lanes, shutdown).await?,
+                    Ok(Batch::Lost(lanes)) => self.drop_lost(&lanes),
                     Err(error) if error.is_transient() => {
                         tracing::warn!(%error, "can't read; trying again");
                         shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
@@ -224,15 +253,41 @@ impl Reader {
     }
 
     async fn let_go(&mut self, lanes: &[Lane], shutdown: &CancellationToken) -> Result<(), BusError> {
-        self.waiting.retain(|delivery| !lanes.contains(&delivery.lane));
-        // After a shutdown what the workers were not yet at is never finished, so there is nothing to wait for here.
-        let idle = shutdown.run_until_cancelled(timeout(REVOKE_PATIENCE, self.progress.idle(lanes))).await;
-        if let Some(Err(_)) = idle {
+        self.give_up_rest(|lane| lanes.contains(lane));
+        // After a shutdown there is less patience with what was begun.
+        let idle = self.progress.idle(|lane| lanes.contains(lane));
+        if let Some(Err(_)) = shutdown.run_until_cancelled(timeout(REVOKE_PATIENCE, idle)).await {
             tracing::warn!(?lanes, "lanes are taken away with records in hand; another member handles those again");
         }
         self.commit_all().await?;
-        self.progress.lanes().retain(|lane, _| !lanes.contains(lane));
+        self.progress.forget(lanes);
+        self.queue.forget(lanes);
         Ok(())
+    }
+
+    /// Another member has these lanes already. What a worker is at can't be called back; nothing more of them is begun.
+    fn drop_lost(&mut self, lanes: &[Lane]) {
+        tracing::warn!(lanes = lanes.len(), "lanes were lost; another member goes on with them");
+        self.waiting.retain(|delivery| !lanes.contains(&delivery.lane));
+        self.queue.give_up(lanes);
+        self.progress.forget(lanes);
+        self.queue.forget(lanes);
+    }
+
+    /// At the end: finishes what was begun, so that as little as possible is handled again.
+    async fn finish_begun(&mut self) {
+        self.give_up_rest(|_| true);
+        if timeout(END_PATIENCE, self.progress.idle(|_| true)).await.is_err() {
+            tracing::debug!("not all that was begun is finished in time");
+        }
+    }
+
+    /// Gives up what lies behind everything that was begun. What is left can be committed without a gap, and so nothing
+    /// that was handled here is handled again.
+    fn give_up_rest(&mut self, of: impl Fn(&Lane) -> bool) {
+        self.waiting.retain(|delivery| !of(&delivery.lane));
+        let from = self.queue.give_up_rest(&of);
+        self.progress.give_up_from(&from, &of);
     }
 
     /// Commits all that is finished, because there is no later. What the bus refuses for the moment is tried again.
@@ -263,4 +318,9 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// What comes next; without room for records, only what becomes of the lanes.
+async fn next(subscription: &mut dyn Subscription, has_room: bool) -> Result<Batch, BusError> {
+    if has_room { subscription.next().await } else { subscription.moved().await }
 }

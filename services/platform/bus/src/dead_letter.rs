@@ -72,14 +72,14 @@ impl DeadLetter {
         let headers = delivery.headers();
         // A redrive of an event is the same letter again; a record without an event has only its place.
         let event_id = event.as_ref().map(|event| event.event_id.clone()).unwrap_or_default();
-        let identity = if event_id.is_empty() {
-            format!("{group}\n{topic}\n{}\n{}", delivery.partition, delivery.offset)
+        let id = if event_id.is_empty() {
+            derived_id(&format!("{group}\n{topic}\n{}\n{}", delivery.partition, delivery.offset))
         } else {
-            format!("{group}\n{event_id}")
+            Self::id_of(group, &event_id)
         };
         let now = SystemTime::now();
         Self {
-            id: Uuid::new_v5(&NAMESPACE, identity.as_bytes()).to_string(),
+            id,
             group: group.to_string(),
             topic: topic.to_owned(),
             partition: delivery.partition,
@@ -98,6 +98,11 @@ impl DeadLetter {
             first_failed_at: now,
             last_failed_at: now,
         }
+    }
+
+    /// The id of the letter that `group` has or would have of this event.
+    pub fn id_of(group: GroupName, event_id: &str) -> String {
+        derived_id(&format!("{group}\n{event_id}"))
     }
 
     /// The letter with what a new failure of the same record adds.
@@ -119,6 +124,10 @@ impl DeadLetter {
     pub fn redrive_attempt(delivery: &Delivery) -> Option<u32> {
         delivery.header(header::ATTEMPT)?.parse().ok()
     }
+}
+
+fn derived_id(identity: &str) -> String {
+    Uuid::new_v5(&NAMESPACE, identity.as_bytes()).to_string()
 }
 
 impl Document for DeadLetter {

@@ -3,9 +3,12 @@
 //! A record is visible when its append commits; groups keep their offsets in the same file; subscribers are woken at
 //! once, and an idle one costs nothing. Everything survives a restart.
 
+mod inspect;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -16,7 +19,9 @@ use runmesh_store::{
     sqlite::records::{NewRecord, Origin, TableRecord},
 };
 
-use crate::{Batch, Bus, BusError, Delivery, GroupLag, Lane, Placement, Record, Subscription, TopicReport};
+use crate::{
+    Batch, Bus, BusError, Delivery, Extent, GroupLag, Lane, Placement, Record, Records, Subscription, TopicReport,
+};
 
 /// How many records of one topic a read brings.
 const READ: usize = 256;
@@ -119,6 +124,23 @@ impl Bus for EmbeddedBus {
             lag.push(GroupLag { event_type: *event_type, records });
         }
         Ok(lag)
+    }
+
+    async fn extents(&self, topics: &[EventType]) -> Result<Vec<Extent>, BusError> {
+        inspect::extents(&self.store, topics).await
+    }
+
+    async fn offsets_at(&self, topics: &[EventType], time: SystemTime) -> Result<Vec<(Lane, u64)>, BusError> {
+        inspect::offsets_at(&self.store, topics, time).await
+    }
+
+    async fn committed(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<(Lane, u64)>, BusError> {
+        inspect::committed(&self.store, group, topics).await
+    }
+
+    async fn read(&self, lane: Lane, from: u64, until: u64) -> Result<Records, BusError> {
+        topic_of(lane.event_type)?;
+        Ok(inspect::read(self.store.clone(), lane, from, until))
     }
 }
 

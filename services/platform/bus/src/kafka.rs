@@ -8,21 +8,28 @@
 mod config;
 mod error;
 mod handoff;
+mod inspect;
 mod lag;
 mod logs;
+mod member;
 mod producer;
+mod reach;
 mod subscription;
+mod tail;
 mod topics;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
-use runmesh_events::{Catalog, EventType, GroupName, TopicSpec, UnknownTopic};
+use prost::Message as _;
+use runmesh_events::{AggregateId, Catalog, Event, EventType, GroupName, TopicSpec, UnknownTopic};
+use runmesh_store::LiveEvents;
 
-use crate::{Bus, BusError, GroupLag, Placement, Record, Subscription, TopicReport};
-pub use config::KafkaConfig;
+use crate::{Bus, BusError, Extent, GroupLag, Lane, Placement, Record, Records, Subscription, TopicReport};
+pub use config::{GroupProtocol, KafkaConfig, Sasl, SaslMechanism, Tls};
 use producer::Producer;
 use subscription::KafkaSubscription;
+pub use tail::Tail;
 
 /// The bus on a Kafka cluster. Clones share the connections.
 #[derive(Clone)]
@@ -40,6 +47,19 @@ impl KafkaBus {
         config.check()?;
         let producer = Producer::start(&config)?;
         Ok(Self { config: Arc::new(config), producer: Arc::new(producer) })
+    }
+
+    /// Tells the followers of a store that is shared of what other processes append, as it is published, until the tail is
+    /// dropped. A hint that is missed costs them time only: they look for themselves.
+    ///
+    /// # Errors
+    /// When the client can't be made.
+    pub fn hint(&self, live: LiveEvents, topics: &[EventType]) -> Result<Tail, BusError> {
+        tail::start(&self.config, topic_names(topics)?, move |key, value| {
+            if let (Ok(key), Ok(event)) = (std::str::from_utf8(key), Event::decode(value)) {
+                live.hint(&AggregateId::from(key), event.sequence);
+            }
+        })
     }
 }
 
@@ -81,14 +101,36 @@ impl Bus for KafkaBus {
     async fn subscribe(&self, group: GroupName, topics: &[EventType]) -> Result<Box<dyn Subscription>, BusError> {
         let names = topic_names(topics)?;
         let config = Arc::clone(&self.config);
-        let subscription = blocking(move || KafkaSubscription::join(&config, group, &names)).await?;
+        let subscription = blocking(move || KafkaSubscription::join(&config, group, names)).await?;
         Ok(Box::new(subscription))
     }
 
     async fn lag(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError> {
         topic_names(topics)?;
         let (config, topics) = (Arc::clone(&self.config), topics.to_vec());
-        blocking(move || lag::of(&config, group, &topics)).await
+        blocking(move || reach::patiently(&config, || lag::of(&config, group, &topics))).await
+    }
+
+    async fn extents(&self, topics: &[EventType]) -> Result<Vec<Extent>, BusError> {
+        topic_names(topics)?;
+        let (config, topics) = (Arc::clone(&self.config), topics.to_vec());
+        blocking(move || reach::patiently(&config, || inspect::extents(&config, &topics))).await
+    }
+
+    async fn offsets_at(&self, topics: &[EventType], time: SystemTime) -> Result<Vec<(Lane, u64)>, BusError> {
+        topic_names(topics)?;
+        let (config, topics) = (Arc::clone(&self.config), topics.to_vec());
+        blocking(move || reach::patiently(&config, || inspect::offsets_at(&config, &topics, time))).await
+    }
+
+    async fn committed(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<(Lane, u64)>, BusError> {
+        topic_names(topics)?;
+        let (config, topics) = (Arc::clone(&self.config), topics.to_vec());
+        blocking(move || reach::patiently(&config, || inspect::committed(&config, group, &topics))).await
+    }
+
+    async fn read(&self, lane: Lane, from: u64, until: u64) -> Result<Records, BusError> {
+        inspect::read(&self.config, topic_of(lane.event_type)?, lane, from..until)
     }
 }
 

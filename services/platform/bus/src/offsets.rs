@@ -22,6 +22,12 @@ impl ContiguousOffsets {
         self.in_flight.remove(&offset);
     }
 
+    /// The records from this offset on are not going to be finished here.
+    pub fn give_up_from(&mut self, offset: u64) {
+        self.in_flight.split_off(&offset);
+        self.newest = self.newest.min(offset.checked_sub(1));
+    }
+
     /// Whether nothing is being worked on.
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
@@ -73,5 +79,28 @@ mod tests {
         assert_eq!(offsets.to_commit(), None);
         offsets.finished(0);
         assert_eq!(offsets.to_commit(), Some(0));
+    }
+
+    #[test]
+    fn what_is_given_up_is_neither_waited_for_nor_committed() {
+        let mut offsets = ContiguousOffsets::default();
+        for offset in 4..=9 {
+            offsets.started(offset);
+        }
+        offsets.finished(9);
+        offsets.give_up_from(7);
+        assert!(!offsets.is_idle());
+        for offset in 4..=6 {
+            offsets.finished(offset);
+        }
+        assert!(offsets.is_idle());
+        assert_eq!(offsets.to_commit(), Some(6));
+        offsets.finished(8);
+        assert_eq!(offsets.to_commit(), Some(6));
+
+        let mut offsets = ContiguousOffsets::default();
+        offsets.started(0);
+        offsets.give_up_from(0);
+        assert_eq!((offsets.to_commit(), offsets.is_idle()), (None, true));
     }
 }

@@ -1,5 +1,13 @@
 //! The relay: publishes every appended event, at once, in the order in which they were appended, and after a crash what
 //! was left behind.
+//!
+//! Where one process has the store to itself, it publishes what the store says is unpublished ([`Relay::run`]). Where
+//! the store is shared, each process publishes what it appends ([`Relay::run_own`]) as long as it holds a lease that
+//! says so, and what a process left behind whose lease ran out is published by the one that holds the relay's lease
+//! ([`Relay::run_orphans`]): of each event there is one publisher at a time.
+
+mod orphans;
+mod own;
 
 use std::{
     sync::Arc,
@@ -27,11 +35,23 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// How long a batch that is on its way at the shutdown may take. What is not marked by then is published again.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Publishes the events of a store on a bus.
+/// How long a process of a shared store is believed to be alive without a sign of life.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// Publishes the events of a store on a bus. Clones share everything.
+#[derive(Clone)]
 pub struct Relay {
     store: Arc<dyn EventStore>,
     bus: Arc<dyn Bus>,
     dead_letters: Documents<DeadLetter>,
+}
+
+/// What became of a batch.
+struct Published {
+    /// Published, or kept as dead letters.
+    done: Vec<Stored>,
+    /// Not published for the moment, in order, and why the first of them was not.
+    left: Option<(Vec<Stored>, BusError)>,
 }
 
 impl Relay {
@@ -47,7 +67,8 @@ impl Relay {
         Ok(Self { store, bus, dead_letters: Documents::open(documents).await? })
     }
 
-    /// Publishes until `shutdown`. Where the bus carries the store there is nothing to do.
+    /// Publishes until `shutdown` what is appended to a store that this process has to itself. Where the bus carries the
+    /// store there is nothing to do.
     ///
     /// # Errors
     /// When the store fails for good.
@@ -92,37 +113,90 @@ impl Relay {
     /// Publishes one batch. Returns how many events are done with.
     async fn publish_pending(&self) -> Result<usize, BusError> {
         let pending = self.store.unpublished(Position(0), BATCH).await?;
+        let published = self.publish(pending.into_iter().map(|unpublished| unpublished.stored).collect()).await?;
+        self.mark(&published.done).await?;
+        published.left.map_or(Ok(published.done.len()), |(_, error)| Err(error))
+    }
+
+    /// Publishes events in this order.
+    ///
+    /// # Errors
+    /// When a dead letter can't be kept: then some of the events may have been published.
+    async fn publish(&self, pending: Vec<Stored>) -> Result<Published, BusError> {
         let mut done = Vec::with_capacity(pending.len());
         let (mut sent, mut records) = (Vec::with_capacity(pending.len()), Vec::with_capacity(pending.len()));
-        for stored in &pending {
+        for stored in pending {
             match Record::of(&stored.event) {
                 Ok(record) => {
                     sent.push(stored);
                     records.push(record);
                 }
                 Err(error) => {
-                    self.park(stored, &error).await?;
-                    done.push(stored.position);
+                    self.park(&stored, &error).await?;
+                    done.push(stored);
                 }
             }
         }
         let results = self.bus.publish(records).await;
-        let mut failed = None;
+        let (mut left, mut why) = (Vec::new(), None);
         for (stored, result) in sent.into_iter().zip(results) {
             match result {
-                Ok(_) => done.push(stored.position),
-                Err(error) if error.is_transient() => failed = Some(error),
+                Ok(_) => done.push(stored),
+                Err(error) if error.is_transient() => {
+                    left.push(stored);
+                    why.get_or_insert(error);
+                }
                 Err(error) => {
-                    self.park(stored, &error).await?;
-                    done.push(stored.position);
+                    self.park(&stored, &error).await?;
+                    done.push(stored);
                 }
             }
         }
-        if !done.is_empty() {
-            self.store.mark_published(&done).await?;
-            metrics::counter!("relay_published_total").increment(done.len() as u64);
+        Ok(Published { done, left: why.map(|error| (left, error)) })
+    }
+
+    /// Marks events as published.
+    async fn mark(&self, done: &[Stored]) -> Result<(), StoreError> {
+        if done.is_empty() {
+            return Ok(());
         }
-        failed.map_or(Ok(done.len()), Err)
+        self.store.mark_published(done).await?;
+        metrics::counter!("relay_published_total").increment(done.len() as u64);
+        Ok(())
+    }
+
+    /// Publishes and marks events of a shared store, again and again until it is done.
+    async fn publish_all(&self, events: Vec<Stored>) {
+        let mut left = events;
+        let mut wait = BACKOFF.0;
+        while !left.is_empty() {
+            // What a failure leaves open is tried again: to publish twice is harmless, to forget is not.
+            let again = left.clone();
+            match self.publish(left).await {
+                Ok(published) => {
+                    self.mark_surely(&published.done).await;
+                    let Some((rest, error)) = published.left else { return };
+                    tracing::warn!(%error, events = rest.len(), "can't publish; trying again");
+                    left = rest;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "can't keep a dead letter; trying again");
+                    left = again;
+                }
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// Marks events as published, again and again until it is done.
+    async fn mark_surely(&self, done: &[Stored]) {
+        let mut wait = BACKOFF.0;
+        while let Err(error) = self.mark(done).await {
+            tracing::warn!(%error, "can't mark events as published; trying again");
+            sleep(wait).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
     }
 
     /// Keeps an event that can't be published as a dead letter, so that it blocks no other.

@@ -63,3 +63,4 @@ impl Harness for Embedded {
 }
 
 runmesh_bus::bus_suite!(Embedded);
+runmesh_bus::bus_suite!(Embedded => inspection::a_time_leads_to_its_first_record);

@@ -87,7 +87,7 @@ fn read_rules() -> HashMap<String, Access> {
 }
 
 /// Services that anyone may call: they say what the server is and how it is, and nothing of what it holds.
-fn is_exempt(path: &str) -> bool {
+pub(crate) fn is_exempt(path: &str) -> bool {
     path.starts_with("/grpc.health.v1.Health/") || path.starts_with("/grpc.reflection.")
 }
 

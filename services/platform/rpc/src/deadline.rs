@@ -1,4 +1,4 @@
-//! Ends calls at the deadline that the caller gave in `grpc-timeout`.
+//! Deadlines of calls: ends calls at what the caller gave in `grpc-timeout`, and passes on what is left of it.
 
 use std::{
     convert::Infallible,
@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body};
@@ -18,6 +18,43 @@ use tower::{Layer, Service};
 use crate::status;
 
 const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// When a call has to be over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The deadline that `grpc-timeout` in the headers of a call that comes now stands for. `None`: there is none.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT when the header is not of the protocol's form.
+    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Status> {
+        timeout_of(headers).map(|timeout| timeout.map(Self::after))
+    }
+
+    /// This time from now.
+    pub fn after(timeout: Duration) -> Self {
+        Self(Instant::now() + timeout)
+    }
+
+    /// What is left of it. Zero when it has passed.
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// Writes what is left as `grpc-timeout`.
+    pub fn write(self, headers: &mut HeaderMap) {
+        if let Ok(value) = HeaderValue::try_from(timeout_text(self.remaining())) {
+            headers.insert(GRPC_TIMEOUT, value);
+        }
+    }
+
+    /// The moment.
+    pub(crate) fn instant(self) -> Instant {
+        self.0
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeadlineLayer;
@@ -51,18 +88,15 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let timeout = match timeout_of(request.headers()) {
+        let deadline = match Deadline::of(request.headers()) {
             Ok(None) => return Either::Left(self.inner.call(request)),
-            Ok(Some(timeout)) => timeout,
+            Ok(Some(deadline)) => deadline,
             Err(status) => return Either::Right(Box::pin(async move { Ok(status.into_http()) })),
         };
-        let deadline = Instant::now() + timeout;
         let call = self.inner.call(request);
         Either::Right(Box::pin(async move {
-            match timeout_at(deadline, call).await {
-                Ok(Ok(response)) => Ok(response.map(|body| {
-                    Body::new(DeadlineBody { body: Some(body), deadline: Box::pin(sleep_until(deadline)) })
-                })),
+            match timeout_at(deadline.instant(), call).await {
+                Ok(Ok(response)) => Ok(response.map(|body| Body::new(DeadlineBody::new(body, deadline)))),
                 Ok(Err(never)) => match never {},
                 Err(_) => Ok(exceeded().into_http()),
             }
@@ -70,7 +104,8 @@ where
     }
 }
 
-fn exceeded() -> Status {
+/// The error of a call whose deadline has passed.
+pub(crate) fn exceeded() -> Status {
     status::deadline_exceeded("the call's deadline has passed")
 }
 
@@ -99,11 +134,28 @@ fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     })
 }
 
+/// The header's text for a time: the finest unit in which it has at most eight digits.
+fn timeout_text(timeout: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    let units = [(timeout.as_micros(), 'u'), (timeout.as_millis(), 'm'), (timeout.as_secs().into(), 'S')];
+    match units.into_iter().find(|(number, _)| *number <= MOST) {
+        Some((number, unit)) => format!("{number}{unit}"),
+        None => format!("{}H", (timeout.as_secs() / 3600).min(99_999_999)),
+    }
+}
+
 /// A response body that ends with DEADLINE_EXCEEDED at the deadline.
-struct DeadlineBody {
+pub(crate) struct DeadlineBody {
     /// `None` once it has ended.
     body: Option<Body>,
     deadline: Pin<Box<Sleep>>,
+}
+
+impl DeadlineBody {
+    /// Ends `body` at the deadline.
+    pub(crate) fn new(body: Body, deadline: Deadline) -> Self {
+        Self { body: Some(body), deadline: Box::pin(sleep_until(deadline.instant())) }
+    }
 }
 
 impl http_body::Body for DeadlineBody {
@@ -150,6 +202,32 @@ mod tests {
         for bad in ["", "S", "5", "5s", "-5S", "123456789S", "+1S"] {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_time_is_written_in_the_finest_unit_that_fits_and_never_as_more_than_it_is() {
+        for (time, text) in [
+            (Duration::from_millis(1500), "1500000u"),
+            (Duration::from_nanos(1), "0u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_secs(200_000), "200000S"),
+            (Duration::from_secs(u64::MAX), "99999999H"),
+        ] {
+            assert_eq!(timeout_text(time), text);
+            let headers = [(GRPC_TIMEOUT.parse().unwrap(), text.parse().unwrap())].into_iter().collect();
+            assert!(timeout_of(&headers).unwrap().unwrap() <= time, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_passed_on_is_what_is_left() {
+        let mut headers: HeaderMap = [(GRPC_TIMEOUT.parse().unwrap(), "2S".parse().unwrap())].into_iter().collect();
+        let deadline = Deadline::of(&headers).unwrap().unwrap();
+        tokio::time::advance(Duration::from_millis(500)).await;
+        deadline.write(&mut headers);
+        assert_eq!(headers[GRPC_TIMEOUT], "1500000u");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(deadline.remaining(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

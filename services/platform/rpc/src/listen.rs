@@ -10,17 +10,23 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
+use metrics::counter;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-/// How often an idle HTTP/2 connection is asked whether it is still there, and how long it may take to answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+use crate::{
+    Tls,
+    first_bytes::{First, FirstBytes},
+};
+
 /// The most calls at once on one HTTP/2 connection.
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
 /// How long an HTTP/1 client may take to send the head of a request.
@@ -37,6 +43,42 @@ pub enum Protocols {
     Http1And2,
 }
 
+/// When a connection is asked whether its other end is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How long a connection may be silent before it is asked.
+    pub interval: Duration,
+    /// How long the answer may take; then the connection is given up.
+    pub timeout: Duration,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(20), timeout: Duration::from_secs(20) }
+    }
+}
+
+/// How a listener treats its connections.
+#[derive(Debug, Clone)]
+pub struct ConnectionSettings {
+    /// What they speak.
+    pub protocols: Protocols,
+    /// For HTTP/2.
+    pub keep_alive: KeepAlive,
+    /// TLS with this certificate. `None`: plain.
+    pub tls: Option<Tls>,
+    /// The most connections at a time; more have to wait. `None`: three eighths of the descriptors that this process may
+    /// have, since a node has two large listeners, and the rest is for the store, scripts and the bus.
+    pub most: Option<usize>,
+}
+
+impl ConnectionSettings {
+    /// Without TLS.
+    pub fn plain(protocols: Protocols) -> Self {
+        Self { protocols, keep_alive: KeepAlive::default(), tls: None, most: None }
+    }
+}
+
 /// Serves `service` on the listener until `shutdown` is ready. Then it accepts no more, tells its clients (GOAWAY,
 /// `connection: close`), waits up to `drain` for the calls in flight, and cuts what is left.
 ///
@@ -46,7 +88,7 @@ pub enum Protocols {
 pub async fn serve_connections<S, B>(
     listener: TcpListener,
     service: S,
-    protocols: Protocols,
+    settings: ConnectionSettings,
     shutdown: impl Future<Output = ()>,
     drain: Duration,
 ) -> io::Result<()>
@@ -59,14 +101,15 @@ where
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
     let mut connections = JoinSet::new();
-    let room = Arc::new(Semaphore::new(most_connections()));
+    let room = Arc::new(Semaphore::new(settings.most.unwrap_or_else(most_connections)));
+    let settings = Arc::new(settings);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             accepted = accept(&listener, &room) => match accepted {
                 Ok((stream, place)) => {
-                    let serving = serve_connection(stream, service.clone(), protocols, stop.clone());
+                    let serving = serve_connection(stream, service.clone(), Arc::clone(&settings), stop.clone());
                     connections.spawn(async move {
                         serving.await;
                         drop(place);
@@ -91,8 +134,6 @@ where
     Ok(())
 }
 
-/// Three eighths of the descriptors that this process may have: a node has two listeners, and the rest is for the store,
-/// scripts and the bus.
 fn most_connections() -> usize {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
     usize::try_from(descriptors / 8 * 3).unwrap_or(usize::MAX).clamp(16, Semaphore::MAX_PERMITS)
@@ -130,29 +171,81 @@ async fn has_begun(stream: &TcpStream, protocols: Protocols) -> bool {
     timeout(HEADER_READ_TIMEOUT, begun).await.ok().flatten().is_some()
 }
 
-async fn serve_connection<S, B>(stream: TcpStream, service: S, protocols: Protocols, stop: CancellationToken)
-where
+async fn serve_connection<S, B>(
+    stream: TcpStream,
+    service: S,
+    settings: Arc<ConnectionSettings>,
+    stop: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if stop.run_until_cancelled(has_begun(&stream, protocols)).await != Some(true) {
-        return;
-    }
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "can't set TCP_NODELAY");
     }
+    match &settings.tls {
+        None => {
+            if stop.run_until_cancelled(has_begun(&stream, settings.protocols)).await == Some(true) {
+                serve_stream(stream, service, &settings, stop).await;
+            }
+        }
+        Some(tls) => {
+            if let Some(Some(stream)) = stop.run_until_cancelled(agree(stream, tls)).await {
+                let (stream, begun) = FirstBytes::new(stream);
+                tokio::select! {
+                    () = serve_stream(stream, service, &settings, stop) => {}
+                    () = never_begins(begun) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Ends when nothing has come for too long since the start. Otherwise it does not.
+async fn never_begins(begun: oneshot::Receiver<First>) {
+    if timeout(HEADER_READ_TIMEOUT, begun).await.is_ok() {
+        std::future::pending().await
+    }
+}
+
+/// The TLS handshake. `None`: it failed, which is logged, since the client learns little of why.
+async fn agree(stream: TcpStream, tls: &Tls) -> Option<TlsStream<TcpStream>> {
+    let peer = stream.peer_addr().ok();
+    let handshake = async {
+        let config = tls.server().map_err(io::Error::other)?;
+        timeout(HEADER_READ_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await?
+    };
+    match handshake.await {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            counter!("rpc_server_tls_failures_total").increment(1);
+            let peer = peer.map(tracing::field::display);
+            tracing::info!(peer, %error, "a TLS handshake failed");
+            None
+        }
+    }
+}
+
+async fn serve_stream<T, S, B>(stream: T, service: S, settings: &ConnectionSettings, stop: CancellationToken)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    if protocols == Protocols::Http2 {
+    if settings.protocols == Protocols::Http2 {
         builder = builder.http2_only();
     }
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_interval(settings.keep_alive.interval)
+        .keep_alive_timeout(settings.keep_alive.timeout)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);

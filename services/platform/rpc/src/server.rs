@@ -13,13 +13,25 @@ use tonic::{
 };
 use tower::{Service, ServiceExt as _};
 
-use crate::{AccessPolicy, LocalChannel, Protocols, Readiness, listen::serve_connections};
+use crate::{
+    AccessPolicy, ConnectionSettings, KeepAlive, Limits, LocalChannel, Protocols, Readiness, Tls,
+    listen::serve_connections,
+};
+
+/// The most connections of the listener for health alone: a probe has one, for a moment.
+const HEALTH_CONNECTIONS: usize = 64;
 
 /// The settings of a server.
 #[derive(Debug, Clone, Default)]
 pub struct ServerConfig {
     /// Who may call.
     pub access: AccessPolicy,
+    /// How much it takes on at the same time.
+    pub limits: Limits,
+    /// When its clients are asked whether they are still there.
+    pub keep_alive: KeepAlive,
+    /// TLS with this certificate. `None`: plain.
+    pub tls: Option<Tls>,
 }
 
 /// Collects the services of a server.
@@ -51,13 +63,15 @@ impl RpcServerBuilder {
     /// The server. It is not ready until [`Readiness::set_ready`].
     pub fn build(mut self) -> RpcServer {
         let (reporter, health) = tonic_health::server::health_reporter();
-        self.routes.add_service(health);
+        self.routes.add_service(health.clone());
         self.add_reflection();
         let readiness = Readiness::new(reporter, self.services);
         // The reporter starts with SERVING. Its lock is free here, so the report is done at once.
         let _ = unconstrained(readiness.set_not_ready()).now_or_never();
-        let local = LocalChannel::around(self.routes.routes(), self.config.access);
-        RpcServer { local, readiness }
+        let ServerConfig { access, limits, keep_alive, tls } = self.config;
+        let around = |routes| LocalChannel::around(routes, access.clone(), limits);
+        let (local, health) = (around(self.routes.routes()), around(Routes::new(health)));
+        RpcServer { local, health, readiness, keep_alive, tls }
     }
 
     #[allow(clippy::expect_used, reason = "the descriptors are built in; tests build a server")]
@@ -87,7 +101,11 @@ impl RpcServerBuilder {
 #[derive(Debug, Clone)]
 pub struct RpcServer {
     local: LocalChannel,
+    /// Health and nothing else.
+    health: LocalChannel,
     readiness: Readiness,
+    keep_alive: KeepAlive,
+    tls: Option<Tls>,
 }
 
 impl RpcServer {
@@ -124,6 +142,20 @@ impl RpcServer {
             readiness.set_not_ready().await;
         };
         let service = self.local.map_request(|request: Request<Incoming>| request.map(Body::new));
-        serve_connections(listener, service, Protocols::Http2, shutdown, drain).await
+        let plain = ConnectionSettings::plain(Protocols::Http2);
+        let settings = ConnectionSettings { keep_alive: self.keep_alive, tls: self.tls, ..plain };
+        serve_connections(listener, service, settings, shutdown, drain).await
+    }
+
+    /// Serves `grpc.health.v1.Health` alone, without TLS, until `shutdown` is ready: for probes that speak no TLS.
+    ///
+    /// # Errors
+    ///
+    /// When the listener is not bound.
+    pub async fn serve_health(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let service = self.health.map_request(|request: Request<Incoming>| request.map(Body::new));
+        let plain = ConnectionSettings::plain(Protocols::Http2);
+        let settings = ConnectionSettings { keep_alive: self.keep_alive, most: Some(HEALTH_CONNECTIONS), ..plain };
+        serve_connections(listener, service, settings, shutdown, Duration::ZERO).await
     }
 }

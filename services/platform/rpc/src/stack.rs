@@ -13,7 +13,8 @@ use tonic::{body::Body, service::Routes};
 use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
-    AccessPolicy, access::AccessLayer, deadline::DeadlineLayer, observe::ObserveLayer, request_size::RequestSizeLayer,
+    AccessPolicy, Limits, access::AccessLayer, deadline::DeadlineLayer, limit::LimitLayer, observe::ObserveLayer,
+    request_size::RequestSizeLayer,
 };
 
 /// A client's way to the services of this process, without a socket. Cheap to clone; a generated client takes it:
@@ -22,11 +23,12 @@ use crate::{
 pub struct LocalChannel(BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>);
 
 impl LocalChannel {
-    /// The layers around the routes, outermost first. Limits on concurrency belong between access and deadline.
-    pub(crate) fn around(routes: Routes, access: AccessPolicy) -> Self {
+    /// The layers around the routes, outermost first. Who may not call takes nobody's place, so access is before limits.
+    pub(crate) fn around(routes: Routes, access: AccessPolicy, limits: Limits) -> Self {
         let stack = ServiceBuilder::new()
             .layer(ObserveLayer)
             .layer(AccessLayer(Arc::new(access)))
+            .layer(LimitLayer::new(limits))
             .layer(DeadlineLayer)
             .layer(RequestSizeLayer)
             .service(routes.prepare());

@@ -13,8 +13,8 @@ use runmesh_proto::result::{
     result_service_server::{ResultService, ResultServiceServer},
 };
 use runmesh_rpc::{
-    AccessPolicy, Credentials, MAX_REQUEST_BYTES, REQUEST_TOO_LARGE, RpcServer, Secret, ServerConfig, caller_of,
-    status, trace_of,
+    AccessPolicy, Credentials, Limits, MAX_REQUEST_BYTES, REQUEST_TOO_LARGE, RpcServer, SERVER_OVERLOADED, Secret,
+    ServerConfig, caller_of, status, trace_of,
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_stream::{Stream, StreamExt as _};
@@ -49,7 +49,7 @@ impl ResultService for Results {
 
 fn server(token: Option<&str>) -> RpcServer {
     let access = AccessPolicy { token: token.map(Secret::new) };
-    RpcServer::builder(ServerConfig { access })
+    RpcServer::builder(ServerConfig { access, ..ServerConfig::default() })
         .add_service(ResultServiceServer::new(Results).max_decoding_message_size(MAX_REQUEST_BYTES))
         .build()
 }
@@ -137,6 +137,73 @@ async fn a_call_ends_at_its_deadline() {
     request.set_timeout(Duration::from_millis(20));
     let error = client.get_result(request).await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn beyond_its_limit_a_server_turns_calls_away_and_takes_them_again_later() {
+    let limits = Limits { calls: 2, streams: 1 };
+    let server = RpcServer::builder(ServerConfig { limits, ..ServerConfig::default() })
+        .add_service(ResultServiceServer::new(Results))
+        .build();
+    let running = start(server, Duration::from_secs(5)).await;
+    let client = ResultServiceClient::new(running.channel.clone());
+    let call = |id: &'static str| {
+        let mut client = client.clone();
+        async move { client.get_result(get(id)).await }
+    };
+    let hanging = [tokio::spawn(call("slow")), tokio::spawn(call("slow"))];
+    let turned_away = async {
+        loop {
+            match call("a").await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(20), turned_away).await.unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.get_details_error_info().unwrap().reason, SERVER_OVERLOADED);
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+    HealthClient::new(running.channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
+
+    for call in hanging {
+        call.abort();
+    }
+    let taken_again = async {
+        while call("a").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), taken_again).await.unwrap();
+    running.stop.send(()).unwrap();
+}
+
+#[tokio::test]
+async fn the_listener_for_health_tells_health_and_nothing_else() {
+    let server = server(Some("s3cret"));
+    server.readiness().set_ready().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(server.clone().serve_health(listener, async {
+        let _ = stopped.await;
+    }));
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
+    let mut ask = async |service: &str| {
+        let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap();
+        answer.into_inner().status()
+    };
+    assert_eq!(ask("").await, ServingStatus::Serving);
+    assert_eq!(ask("runmesh.result.v1.ResultService").await, ServingStatus::Serving);
+    server.readiness().set_not_ready().await;
+    assert_eq!(ask("").await, ServingStatus::NotServing);
+
+    let credentials = Credentials::new(Some(&Secret::new("s3cret"))).unwrap();
+    let mut results = ResultServiceClient::with_interceptor(channel, credentials);
+    assert_eq!(results.get_result(get("a")).await.unwrap_err().code(), Code::Unimplemented);
+    stop.send(()).unwrap();
+    task.await.unwrap().unwrap();
 }
 
 type HealthStream = Pin<Box<dyn Stream<Item = Result<ServingStatus, Status>> + Send>>;

@@ -8,6 +8,7 @@ pub mod appends;
 pub mod claims;
 pub mod documents;
 pub mod follows;
+pub mod leases;
 pub mod pages;
 pub mod reads;
 mod samples;
@@ -36,6 +37,23 @@ pub trait Harness: Send + Sync + Sized + 'static {
 
     /// The same store after the process was started again.
     async fn reopen(self) -> Self;
+
+    /// Whether the database behind the store refuses an event id that another aggregate has.
+    async fn event_ids(&self) -> EventIds {
+        EventIds::Refused
+    }
+}
+
+/// What a database does about an event id that another aggregate has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventIds {
+    /// It refuses it.
+    Refused,
+    /// It takes it, as a stand-in for a database may that knows unique indexes and does not enforce all of them.
+    Taken {
+        /// Whether the store has declared a unique index over them all the same.
+        declared: bool,
+    },
 }
 
 /// Runs one case.
@@ -54,6 +72,7 @@ macro_rules! store_suite {
             appends::an_append_without_events_or_aggregate_is_invalid,
             appends::a_repeated_append_adds_nothing,
             appends::an_id_of_another_event_is_refused_with_its_batch,
+            appends::an_id_of_another_aggregate_is_refused,
             appends::what_is_recorded_is_what_was_given,
             appends::concurrent_appends_leave_no_hole_and_no_duplicate,
             appends::concurrent_appends_that_expect_a_sequence_have_one_winner,
@@ -71,6 +90,7 @@ macro_rules! store_suite {
             documents::one_of_many_writers_from_one_revision_wins,
             documents::documents_are_counted_by_value,
             documents::documents_survive_a_restart,
+            documents::a_document_made_again_does_not_come_back_to_a_revision,
             pages::pages_go_through_everything_once_in_order,
             pages::bounds_and_equal_prefixes_select,
             pages::a_page_goes_on_where_it_ended_though_documents_come_and_go,
@@ -78,6 +98,11 @@ macro_rules! store_suite {
             claims::a_due_document_is_claimed_once,
             claims::concurrent_claims_share_nothing,
             claims::a_lease_that_is_over_is_claimed_again_and_fences_its_holder,
+            leases::one_of_many_gets_a_lease,
+            leases::a_lease_is_renewed_and_kept_from_others,
+            leases::a_lease_that_ran_out_is_taken_over_and_its_holder_told,
+            leases::a_lease_given_back_is_free_at_once,
+            leases::leases_that_ran_out_are_found_by_their_prefix,
         }
     };
     ($harness:ty => $($module:ident::$case:ident),+ $(,)?) => {

@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use crate::StoreError;
 
-/// How often a document was written. It grows with each write and so is a fencing token too.
+/// Which writing of a document it is. It grows with each write, also when the document is removed and made again, and so is
+/// a fencing token too.
 pub type Revision = u64;
 
 /// An index of a collection: documents are paged in the order of its fields, and found by equality of a prefix of them.

@@ -29,6 +29,16 @@ pub struct Stored {
     pub event: Arc<Event>,
 }
 
+/// An event that is not yet marked as published.
+#[derive(Debug, Clone)]
+pub struct Unpublished {
+    /// The event.
+    pub stored: Stored,
+    /// The process that appended it and is to publish it, by the name that its store was opened with. Empty where the
+    /// store is not shared.
+    pub publisher: String,
+}
+
 /// What an append did.
 #[derive(Debug, Clone)]
 pub struct Appended {
@@ -94,16 +104,20 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// At most `limit` events after a position that are not yet marked as published, in the order in which they were
     /// recorded.
-    async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError>;
+    async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Unpublished>, StoreError>;
 
-    /// Marks events as published.
-    async fn mark_published(&self, positions: &[Position]) -> Result<(), StoreError>;
+    /// Marks events as published. One that is marked already, or was deleted, is left as it is.
+    async fn mark_published(&self, events: &[Stored]) -> Result<(), StoreError>;
 
     /// Removes all events of an aggregate.
     async fn delete_aggregate(&self, aggregate: &AggregateId) -> Result<(), StoreError>;
 
-    /// What is appended from now on, as it happens.
+    /// What is appended from now on, as it happens. Where the store is shared, what other processes append is heard of
+    /// only as far as something tells it ([`LiveEvents::hint`]).
     fn live(&self) -> &LiveEvents;
+
+    /// Whether other processes append to this store too.
+    fn is_shared(&self) -> bool;
 }
 
 /// How many events one read of a whole log brings.

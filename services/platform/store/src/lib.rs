@@ -1,8 +1,9 @@
 //! Where facts and documents are kept.
 //!
 //! Two narrow traits, [`EventStore`] and [`DocumentStore`] (with [`Documents`] as its typed face), and their backends:
-//! [`sqlite`] keeps both in one file. `conformance` (a feature) is the suite that every backend passes. Neighbours:
-//! `runmesh-events` says what an event is; `runmesh-bus` carries what is kept here.
+//! [`sqlite`] keeps both in one file, [`mongodb`](self::mongodb) in a database that processes share. `conformance` (a
+//! feature) is the suite that every backend passes. Neighbours: `runmesh-events` says what an event is; `runmesh-bus`
+//! carries what is kept here.
 //!
 //! Invariants: an aggregate's events are numbered 1, 2, 3 … without holes; an append is all or nothing, and one with
 //! ids that were appended before adds nothing; a document changes only from the revision that its writer saw; nothing
@@ -14,15 +15,21 @@ mod document;
 mod error;
 mod event_store;
 mod follow;
+mod lease;
 mod live;
+pub mod mongodb;
+mod page;
+mod record;
 pub mod sqlite;
 
+pub use self::mongodb::MongoStore;
 pub use document::{
     Claim, Document, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision,
     Versioned,
 };
 pub use error::StoreError;
-pub use event_store::{Appended, EventStore, Expected, Filter, Position, Stored, read_log};
+pub use event_store::{Appended, EventStore, Expected, Filter, Position, Stored, Unpublished, read_log};
 pub use follow::follow;
-pub use live::{LiveEvents, Subscription, TypeSet, TypeWake};
+pub use lease::{Lease, Leases};
+pub use live::{Appends, LiveEvents, Subscription, TypeSet, TypeWake};
 pub use sqlite::SqliteStore;

@@ -7,12 +7,12 @@ use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use runmesh_events::{AggregateId, Event, EventType};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::Stored;
 
@@ -21,6 +21,9 @@ const RECENT_EVENTS: usize = 256;
 
 /// How many payload bytes of a followed aggregate are kept in memory, about.
 const RECENT_BYTES: usize = 1 << 20;
+
+/// How many appends wait for the reader of [`Appends`].
+const APPENDS: usize = 4_096;
 
 /// The sources of wake-ups. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +37,32 @@ struct State {
     /// How many there were so far.
     subscriptions: u64,
     types: Vec<Arc<TypeWake>>,
+    appends: Option<(mpsc::Sender<Vec<Stored>>, Arc<AtomicBool>)>,
+}
+
+/// What this process appends, batch by batch.
+#[derive(Debug)]
+pub struct Appends {
+    batches: mpsc::Receiver<Vec<Stored>>,
+    missed: Arc<AtomicBool>,
+}
+
+impl Appends {
+    /// The next batch, in the order of the appends. `None`: the store is gone.
+    pub async fn next(&mut self) -> Option<Vec<Stored>> {
+        self.batches.recv().await
+    }
+
+    /// The next batch if it is there already.
+    pub fn try_next(&mut self) -> Option<Vec<Stored>> {
+        self.batches.try_recv().ok()
+    }
+
+    /// Whether appends were left out since the last call, because the reader was too far behind: they have to be looked
+    /// for in the store.
+    pub fn take_missed(&self) -> bool {
+        self.missed.swap(false, Ordering::AcqRel)
+    }
 }
 
 #[derive(Debug)]
@@ -123,9 +152,39 @@ impl LiveEvents {
         wake
     }
 
-    /// Tells what was appended. A backend calls it after each commit, in the order of the commits.
+    /// Everything that this process appends from now on, for one reader: a second call takes over.
+    pub fn appends(&self) -> Appends {
+        let (sender, batches) = mpsc::channel(APPENDS);
+        let missed = Arc::new(AtomicBool::new(false));
+        self.lock().appends = Some((sender, Arc::clone(&missed)));
+        Appends { batches, missed }
+    }
+
+    /// Tells that another process has appended: whoever follows the aggregate reads the store up to there.
+    pub fn hint(&self, aggregate: &AggregateId, sequence: u64) {
+        if let Some(followed) = self.lock().aggregates.get(aggregate) {
+            followed.advance(sequence);
+        }
+    }
+
+    /// Tells that something may have been appended that nobody was told of: the reader of [`Appends`] has to look for it.
+    pub fn uncertain(&self) {
+        if let Some((appends, missed)) = &self.lock().appends {
+            missed.store(true, Ordering::Release);
+            // Only to wake it: where there is no room, it is awake.
+            let _ = appends.try_send(Vec::new());
+        }
+    }
+
+    /// Tells what was appended. A backend calls it after each commit. Where the store is shared, an aggregate's events may
+    /// come out of order.
     pub fn publish(&self, appended: &[Stored]) {
         let mut state = self.lock();
+        if let Some((appends, missed)) = &state.appends
+            && appends.try_send(appended.to_vec()).is_err()
+        {
+            missed.store(true, Ordering::Release);
+        }
         let mut types = 0;
         for Stored { event, .. } in appended {
             types |= event.payload.as_ref().map_or(0, |payload| bit(payload.event_type()));
@@ -177,7 +236,15 @@ impl Followed {
                 self.recent_bytes -= weight(&oldest);
             }
         }
-        self.head.send_replace(sequence);
+        self.advance(sequence);
+    }
+
+    fn advance(&self, sequence: u64) {
+        self.head.send_if_modified(|head| {
+            let is_news = sequence > *head;
+            *head = sequence.max(*head);
+            is_news
+        });
     }
 }
 
@@ -207,7 +274,10 @@ impl Subscription {
     pub fn recent(&self, sequence: u64) -> Option<Vec<Arc<Event>>> {
         let state = self.live.lock();
         let followed = state.aggregates.get(&self.aggregate).filter(|followed| followed.id == self.id)?;
-        let first = followed.recent.front()?.sequence;
+        let (first, last) = (followed.recent.front()?.sequence, followed.recent.back()?.sequence);
+        if last < *followed.head.borrow() {
+            return None;
+        }
         let skip = usize::try_from((sequence + 1).checked_sub(first)?).ok()?;
         Some(followed.recent.iter().skip(skip).cloned().collect())
     }

@@ -7,6 +7,7 @@
 
 mod documents;
 mod events;
+mod inspect;
 mod memory;
 mod reader;
 pub mod records;

@@ -32,6 +32,7 @@ mod launcher;
 mod leftovers;
 mod notices;
 mod open;
+mod order;
 mod pipes;
 mod pool;
 mod prepared;

@@ -101,6 +101,37 @@ async fn the_two_streams_keep_their_bytes_and_their_order() {
     );
 }
 
+/// What a script wrote to its two streams, one piece after the other, in the order of its chunks.
+fn in_order(finished: &crate::harness::Finished) -> String {
+    let pieces = finished.chunks.iter().map(|chunk| String::from_utf8_lossy(&chunk.data).into_owned());
+    pieces.collect()
+}
+
+#[tokio::test]
+async fn what_is_written_in_turns_is_told_in_turns() {
+    let expected: String = (0..300).map(|number| format!("o{number}\ne{number}\n")).collect();
+    let finished = Harness::new().run(bash("for ((i = 0; i < 300; i++)); do echo o$i; echo e$i >&2; done")).await;
+    assert_eq!(in_order(&finished), expected);
+    let script = "$| = 1; for (0 .. 299) { print \"o$_\\n\"; print STDERR \"e$_\\n\" }";
+    let finished = Harness::new().run(spec(&["/usr/bin/perl", "-e", script])).await;
+    assert_eq!(in_order(&finished), expected);
+    // Also from several processes, one after the other.
+    let script = "for i in {0..99}; do (echo o$i; exec 1>&2; echo e$i); /bin/echo o$i; /bin/echo e$i >&2; done";
+    let finished = Harness::new().run(bash(script)).await;
+    let expected: String = (0..100).map(|number| format!("o{number}\ne{number}\n").repeat(2)).collect();
+    assert_eq!(in_order(&finished), expected);
+}
+
+#[tokio::test]
+async fn order_costs_a_flood_of_switches_no_flood_of_chunks() {
+    let script = "$| = 1; for (1 .. 30_000) { syswrite STDOUT, 'o'; syswrite STDERR, 'e' }";
+    let finished = Harness::new().run(spec(&["/usr/bin/perl", "-e", script])).await;
+    assert_exited(&finished, 0);
+    assert_eq!((finished.stdout.len(), finished.stderr.len()), (30_000, 30_000));
+    let most = 2_300 + 600 * finished.outcome.usage.wall.as_secs() as usize;
+    assert!(finished.chunks.len() < most, "{} chunks", finished.chunks.len());
+}
+
 #[tokio::test]
 async fn thousands_of_switches_between_the_streams_lose_nothing() {
     let finished = Harness::new().run(bash("for ((i = 0; i < 5000; i++)); do echo o$i; echo e$i >&2; done")).await;

@@ -5,13 +5,14 @@
 mod events;
 mod executions;
 mod first_line;
+mod servers;
 
 use std::time::Duration;
 
 use anyhow::bail;
 use hdrhistogram::Histogram;
 
-const PARTS: [&str; 4] = ["latency", "throughput", "events", "first-line"];
+const PARTS: [&str; 5] = ["latency", "throughput", "events", "servers", "first-line"];
 
 fn main() -> anyhow::Result<()> {
     // cargo adds --bench.
@@ -26,9 +27,12 @@ fn main() -> anyhow::Result<()> {
             "latency" => runtime.block_on(executions::latency())?,
             "throughput" => runtime.block_on(executions::throughput())?,
             "events" => runtime.block_on(events::rate())?,
+            "servers" => runtime.block_on(servers::measure())?,
             _ => first_line::time()?,
         }
     }
+    // What a part has left behind ends with the process; its servers are ended by now.
+    runtime.shutdown_timeout(Duration::from_secs(5));
     Ok(())
 }
 

@@ -1,14 +1,17 @@
-//! Dependencies point one way: proto <- platform <- services, gateway <- node <- tests.
+//! Dependencies point one way: proto <- platform <- services, gateway <- node <- tests. Everybody's tests may use the test
+//! servers, which stand on nothing.
 
 use std::collections::HashMap;
 
 use anyhow::{Context as _, bail, ensure};
-use cargo_metadata::MetadataCommand;
+use cargo_metadata::{DependencyKind, MetadataCommand};
 use runmesh_mesh_tests::repository;
 
 /// The layers, from the bottom up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Layer {
+    /// The test servers: for tests alone.
+    Servers,
     Proto,
     Platform,
     /// The services and the gateway: nobody else's business.
@@ -25,12 +28,16 @@ fn layer(folder: &str) -> anyhow::Result<Layer> {
         ["services", "node"] => Layer::Node,
         ["services", name] if *name != "platform" => Layer::Service,
         ["gateway"] => Layer::Service,
+        ["tests", "servers"] => Layer::Servers,
         ["tests", _] => Layer::Tests,
         _ => bail!("{folder} is no place for a crate"),
     })
 }
 
-fn allowed(from: Layer, to: Layer) -> bool {
+fn allowed(from: Layer, to: Layer, kind: DependencyKind) -> bool {
+    if to == Layer::Servers {
+        return from == Layer::Tests || kind == DependencyKind::Development;
+    }
     // The platform's crates stand on each other; cargo itself refuses cycles.
     to < from || (from == Layer::Platform && to == Layer::Platform)
 }
@@ -52,7 +59,7 @@ fn no_crate_depends_on_one_beside_or_above_it() -> anyhow::Result<()> {
         // Development and build dependencies too.
         for dependency in &package.dependencies {
             let Some(to) = folders.get(&dependency.name) else { continue };
-            if !allowed(layer(from)?, layer(to)?) {
+            if !allowed(layer(from)?, layer(to)?, dependency.kind) {
                 wrong.push(format!("{from} -> {to} ({})", dependency.kind));
             }
         }
@@ -63,7 +70,8 @@ fn no_crate_depends_on_one_beside_or_above_it() -> anyhow::Result<()> {
 
 #[test]
 fn the_rule_about_arrows_refuses_what_it_should() -> anyhow::Result<()> {
-    let arrow = |from, to| anyhow::Ok(allowed(layer(from)?, layer(to)?));
+    let arrow = |from, to| anyhow::Ok(allowed(layer(from)?, layer(to)?, DependencyKind::Normal));
+    let test_arrow = |from, to| anyhow::Ok(allowed(layer(from)?, layer(to)?, DependencyKind::Development));
     assert!(arrow("services/platform/store", "services/platform/events")?);
     assert!(arrow("services/saga", "services/platform/bus")?);
     assert!(arrow("services/node", "gateway")?);
@@ -73,6 +81,11 @@ fn the_rule_about_arrows_refuses_what_it_should() -> anyhow::Result<()> {
     assert!(!arrow("services/platform/rpc", "services/execution")?);
     assert!(!arrow("proto", "services/platform/events")?);
     assert!(!arrow("services/node", "tests/mesh")?);
+    assert!(test_arrow("services/platform/store", "tests/servers")?);
+    assert!(arrow("tests/xtask", "tests/servers")?);
+    assert!(!arrow("services/platform/store", "tests/servers")?);
+    assert!(!test_arrow("tests/servers", "services/platform/store")?);
+    assert!(!test_arrow("services/platform/store", "tests/mesh")?);
     assert!(layer("services/platform").is_err());
     assert!(layer("helpers/strings").is_err());
     Ok(())

@@ -88,7 +88,7 @@ async fn what_was_deleted_is_gone_and_what_runs_is_not_deleted() -> anyhow::Resu
 
     // Nor does it come back.
     mesh.stop().await?;
-    ensure!(Stored::open(&mesh)?.log(&running).await.is_err(), "its log is still stored");
+    ensure!(Stored::open(&mesh).await?.log(&running).await.is_err(), "its log is still stored");
     mesh.restart().await?;
     let left: Vec<String> = mesh.client().await?.list().await?.into_iter().map(|one| one.execution_id).collect();
     assert_eq!(left, [kept]);
@@ -108,7 +108,7 @@ async fn one_execution_is_one_trace_and_one_correlation() -> anyhow::Result<()> 
     client.follow(&execution_id).await?;
     mesh.stop().await?;
 
-    let log = Stored::open(&mesh)?.log(&execution_id).await?;
+    let log = Stored::open(&mesh).await?.log(&execution_id).await?;
     let root = log.first().context("no events")?;
     for event in &log {
         let name = event.payload.as_ref().map(|payload| payload.event_type().as_str_name()).unwrap_or_default();

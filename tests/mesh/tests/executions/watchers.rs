@@ -110,7 +110,7 @@ fn watchers_that_reconnect_anywhere_see_exactly_the_stored_log() -> anyhow::Resu
     runtime.block_on(mesh.stop())?;
     let logs = logs.into_inner().map_err(|_| anyhow::anyhow!("poisoned"))?;
     ensure!(!logs.is_empty(), "nothing was watched");
-    let store = Stored::open(&mesh)?;
+    let store = runtime.block_on(Stored::open(&mesh))?;
     for log in logs {
         let events: Vec<Event> = log.events().cloned().collect();
         let stored = runtime.block_on(store.visible(&log.complete()?.execution_id))?;

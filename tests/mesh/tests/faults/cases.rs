@@ -113,7 +113,7 @@ async fn a_killed_node_leaves_the_results_so_far_and_one_end() -> anyhow::Result
     mark.gone().await?;
 
     mesh.stop().await?;
-    let log = Stored::open(&mesh)?.log(&end.execution_id).await?;
+    let log = Stored::open(&mesh).await?.log(&end.execution_id).await?;
     let terminal = log.iter().filter(|event| event.payload.as_ref().is_some_and(is_terminal)).count();
     ensure!(terminal == 1, "{terminal} terminal events");
     let starts = log.iter().filter(|event| matches!(event.payload, Some(Payload::ExecutionStarted(_)))).count();

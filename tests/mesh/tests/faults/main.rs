@@ -3,5 +3,7 @@
 mod access;
 mod cases;
 mod command_line;
+mod disk;
 mod restart;
 mod shutdown;
+mod verify;

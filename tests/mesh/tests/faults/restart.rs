@@ -60,7 +60,7 @@ async fn executions_survive_a_killed_node() -> anyhow::Result<()> {
     }
 
     mesh.stop().await?;
-    let store = Stored::open(&mesh)?;
+    let store = Stored::open(&mesh).await?;
     for execution_id in &launched {
         let log = store.log(execution_id).await?;
         let count =
@@ -109,7 +109,7 @@ async fn no_crash_at_any_moment_loses_an_execution() -> anyhow::Result<()> {
     assert_eq!(client.list().await?.len(), launched.len());
     mark.gone().await?;
     mesh.stop().await?;
-    let store = Stored::open(&mesh)?;
+    let store = Stored::open(&mesh).await?;
     for execution_id in &launched {
         let log = store.log(execution_id).await?;
         let terminal = log.iter().filter(|event| event.payload.as_ref().is_some_and(is_terminal)).count();

@@ -5,6 +5,7 @@
 mod browser;
 mod grpcurl;
 mod python;
+mod tls;
 
 use std::process::Output;
 

@@ -95,7 +95,12 @@ impl Running {
 
     /// Waits until it has ended.
     pub async fn ended(self) {
-        within("the group ends", self.task).await.unwrap().unwrap();
+        self.result().await.unwrap();
+    }
+
+    /// Waits until it has ended, and says how.
+    pub async fn result(self) -> Result<(), BusError> {
+        within("the group ends", self.task).await.unwrap()
     }
 
     /// Ends it in order.

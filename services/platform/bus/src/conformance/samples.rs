@@ -1,6 +1,9 @@
 //! Events and records to publish.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::LazyLock,
+    time::{Duration, SystemTime},
+};
 
 use runmesh_events::{Catalog, Event, EventId, EventType, TraceParent, to_timestamp};
 use runmesh_proto::event::{ExecutionStarted, PodCreated, event::Payload};
@@ -20,8 +23,7 @@ pub fn sample(event_type: EventType, aggregate: &str, sequence: u64) -> Event {
         TOPIC_2 => Payload::from(PodCreated { execution_id: aggregate.to_owned(), ..Default::default() }),
         other => panic!("no sample of {other:?}"),
     };
-    // A time that is not now, in the milliseconds that every bus keeps.
-    let occurred_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123 + sequence);
+    let occurred_at = sample_time() + Duration::from_millis(sequence);
     Event {
         event_id: EventId::new().to_string(),
         aggregate_id: aggregate.to_owned(),
@@ -33,6 +35,16 @@ pub fn sample(event_type: EventType, aggregate: &str, sequence: u64) -> Event {
         payload: Some(payload),
         ..Default::default()
     }
+}
+
+/// The time of a sample with the sequence 0: not now, but not so long ago that a broker would throw it away, in the
+/// milliseconds that every bus keeps.
+pub fn sample_time() -> SystemTime {
+    static START: LazyLock<u64> = LazyLock::new(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.as_secs() / 3_600 * 3_600 - 3_600
+    });
+    SystemTime::UNIX_EPOCH + Duration::from_secs(*START) + Duration::from_millis(123)
 }
 
 /// The record of a sample.

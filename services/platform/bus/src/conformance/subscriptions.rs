@@ -19,7 +19,9 @@ pub async fn read(subscription: &mut dyn Subscription, count: usize) -> Vec<Deli
     while deliveries.len() < count {
         match within("a record is delivered", subscription.next()).await.unwrap() {
             Batch::Records(records) => deliveries.extend(records),
-            Batch::Revoked(lanes) => assert!(deliveries.iter().all(|delivery| !lanes.contains(&delivery.lane))),
+            Batch::Revoked(lanes) | Batch::Lost(lanes) => {
+                assert!(deliveries.iter().all(|delivery| !lanes.contains(&delivery.lane)));
+            }
         }
     }
     assert_eq!(deliveries.len(), count);

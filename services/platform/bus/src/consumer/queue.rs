@@ -1,14 +1,15 @@
 //! What is handed to the workers: one record of a key at a time, in order; a key that takes long holds up no other.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-use crate::Delivery;
+use crate::{Delivery, Lane, Membership};
 
 /// A record on its way to a worker. The permit is given back when the worker is done with it.
 pub(super) type Assigned = (Delivery, OwnedSemaphorePermit);
@@ -18,6 +19,9 @@ pub(super) type Assigned = (Delivery, OwnedSemaphorePermit);
 pub(super) struct KeyedQueue {
     state: Mutex<State>,
     ready: Semaphore,
+    membership: Membership,
+    /// From then on nothing is begun that lies behind everything that was begun in its lane.
+    ending: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -26,11 +30,13 @@ struct State {
     ready: VecDeque<Assigned>,
     /// The keys of which a record is ready or being worked on, each with those that wait behind it.
     keys: HashMap<Bytes, VecDeque<Assigned>>,
+    /// The greatest offset of each lane that a worker has begun.
+    begun: BTreeMap<Lane, u64>,
 }
 
 impl KeyedQueue {
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), ready: Semaphore::new(0) }
+    pub(super) fn new(membership: Membership, ending: CancellationToken) -> Self {
+        Self { state: Mutex::default(), ready: Semaphore::new(0), membership, ending }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -52,8 +58,19 @@ impl KeyedQueue {
 
     /// The next record to work on. `None`: the queue was closed.
     pub(super) async fn next(&self) -> Option<Assigned> {
-        self.ready.acquire().await.ok()?.forget();
-        self.lock().ready.pop_front()
+        loop {
+            self.ready.acquire().await.ok()?.forget();
+            self.membership.confirmed().await;
+            let mut state = self.lock();
+            if self.ending.is_cancelled() {
+                self.remove_rest(&mut state, |_| true);
+            }
+            // What was waited for may have been given up meanwhile.
+            let Some(assigned) = state.ready.pop_front() else { continue };
+            let begun = state.begun.entry(assigned.0.lane).or_default();
+            *begun = assigned.0.offset.max(*begun);
+            return Some(assigned);
+        }
     }
 
     /// The worker is done with a record of this key: the next one of it may be taken, after those that are ready.
@@ -72,8 +89,163 @@ impl KeyedQueue {
         }
     }
 
+    /// Gives up what lies behind everything that a worker has begun in its lane, in the lanes of this kind. Returns the
+    /// offset from which each lane is given up, 0 where it has none: what is before it can still be finished without a gap.
+    pub(super) fn give_up_rest(&self, of: impl Fn(&Lane) -> bool) -> BTreeMap<Lane, u64> {
+        self.remove_rest(&mut self.lock(), of)
+    }
+
+    fn remove_rest(&self, state: &mut State, of: impl Fn(&Lane) -> bool) -> BTreeMap<Lane, u64> {
+        let from: BTreeMap<Lane, u64> = state.begun.iter().map(|(lane, offset)| (*lane, offset + 1)).collect();
+        let first = |lane: &Lane| from.get(lane).copied().unwrap_or_default();
+        self.remove(state, |delivery| of(&delivery.lane) && delivery.offset >= first(&delivery.lane));
+        from
+    }
+
+    /// Gives up everything that no worker has begun, in these lanes.
+    pub(super) fn give_up(&self, lanes: &[Lane]) {
+        self.remove(&mut self.lock(), |delivery| lanes.contains(&delivery.lane));
+    }
+
+    /// The lanes are over: should they come back, they begin anew.
+    pub(super) fn forget(&self, lanes: &[Lane]) {
+        self.lock().begun.retain(|lane, _| !lanes.contains(lane));
+    }
+
+    fn remove(&self, state: &mut State, is_over: impl Fn(&Delivery) -> bool) {
+        let State { ready, keys, .. } = state;
+        for behind in keys.values_mut() {
+            behind.retain(|(delivery, _)| !is_over(delivery));
+        }
+        let before = ready.len();
+        let mut freed = Vec::new();
+        ready.retain(|(delivery, _)| {
+            let over = is_over(delivery);
+            if over {
+                freed.push(delivery.key.clone());
+            }
+            !over
+        });
+        for key in freed {
+            // What is behind may be of another lane: a key has records on several topics.
+            match keys.get_mut(&key).and_then(VecDeque::pop_front) {
+                Some(next) => ready.push_back(next),
+                None => {
+                    keys.remove(&key);
+                }
+            }
+        }
+        // Where there are fewer permits, workers have them already, and find less than they came for.
+        self.ready.forget_permits(before.saturating_sub(ready.len()));
+    }
+
     /// No worker takes a record any more.
     pub(super) fn close(&self) {
         self.ready.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use runmesh_events::EventType;
+
+    use super::*;
+
+    const ONE: Lane = Lane { event_type: EventType::ExecutionStarted, partition: 0 };
+    const OTHER: Lane = Lane { event_type: EventType::ExecutionStarted, partition: 1 };
+
+    struct Bench {
+        queue: KeyedQueue,
+        permits: Arc<Semaphore>,
+    }
+
+    impl Bench {
+        /// A queue with these records, as lane, offset and key.
+        fn new(records: &[(Lane, u64, &'static str)]) -> Self {
+            let queue = KeyedQueue::new(Membership::certain(), CancellationToken::new());
+            let bench = Self { queue, permits: Arc::new(Semaphore::new(64)) };
+            for (lane, offset, key) in records {
+                let delivery = Delivery {
+                    lane: *lane,
+                    offset: *offset,
+                    event_type: lane.event_type,
+                    partition: lane.partition,
+                    key: Bytes::from_static(key.as_bytes()),
+                    extra_headers: Vec::new(),
+                    value: Bytes::new(),
+                    timestamp: SystemTime::UNIX_EPOCH,
+                    decoded: None,
+                };
+                bench.queue.push((delivery, Arc::clone(&bench.permits).try_acquire_owned().unwrap()));
+            }
+            bench
+        }
+
+        async fn take(&self) -> (Lane, u64) {
+            let (delivery, _permit) = self.queue.next().await.unwrap();
+            self.queue.done(&delivery.key);
+            (delivery.lane, delivery.offset)
+        }
+
+        /// All that is left, in the order in which a worker gets it.
+        async fn rest(self) -> Vec<(Lane, u64)> {
+            let mut rest = Vec::new();
+            while self.queue.ready.available_permits() > 0 {
+                rest.push(self.take().await);
+            }
+            assert!(self.queue.lock().ready.is_empty() && self.queue.lock().keys.is_empty());
+            assert_eq!(self.permits.available_permits(), 64, "each record gave its permit back");
+            rest
+        }
+    }
+
+    #[tokio::test]
+    async fn what_can_be_finished_without_a_gap_stays_and_the_rest_is_given_up() {
+        let bench = Bench::new(&[(ONE, 1, "a"), (ONE, 2, "a"), (ONE, 3, "b"), (ONE, 4, "b"), (OTHER, 1, "c")]);
+        assert_eq!(bench.take().await, (ONE, 1));
+        assert_eq!(bench.take().await, (ONE, 3));
+        let from = bench.queue.give_up_rest(|lane| *lane == ONE);
+        assert_eq!(from.get(&ONE), Some(&4));
+        assert_eq!(bench.rest().await, [(OTHER, 1), (ONE, 2)]);
+    }
+
+    #[tokio::test]
+    async fn behind_what_is_given_up_waits_what_is_not() {
+        let bench = Bench::new(&[(ONE, 1, "a"), (OTHER, 1, "a"), (ONE, 2, "a"), (ONE, 3, "b")]);
+        bench.queue.give_up(&[ONE]);
+        assert_eq!(bench.rest().await, [(OTHER, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_finds_less_than_it_came_for_goes_on_waiting() {
+        let bench = Arc::new(Bench::new(&[(ONE, 1, "a")]));
+        // As a worker that has its permit and not yet its record.
+        bench.queue.ready.try_acquire().unwrap().forget();
+        bench.queue.give_up(&[ONE]);
+        bench.queue.ready.add_permits(1);
+        let mut waiting = std::pin::pin!(bench.queue.next());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        bench.queue.close();
+        assert!(waiting.await.is_none());
+    }
+
+    #[tokio::test]
+    async fn at_the_end_nothing_is_begun_but_what_closes_a_gap() {
+        let bench = Bench::new(&[(ONE, 1, "a"), (ONE, 2, "a"), (ONE, 3, "b"), (ONE, 4, "b"), (OTHER, 1, "c")]);
+        assert_eq!((bench.take().await, bench.take().await), ((ONE, 1), (ONE, 3)));
+        bench.queue.ending.cancel();
+        assert_eq!(bench.take().await, (ONE, 2));
+        assert!(futures::poll!(std::pin::pin!(bench.queue.next())).is_pending());
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_comes_back_begins_anew() {
+        let bench = Bench::new(&[(ONE, 9, "a"), (ONE, 10, "a")]);
+        assert_eq!(bench.take().await, (ONE, 9));
+        bench.queue.give_up(&[ONE]);
+        bench.queue.forget(&[ONE]);
+        assert!(bench.queue.give_up_rest(|_| true).is_empty());
     }
 }

@@ -46,9 +46,6 @@ impl Outcome {
 impl Worker {
     pub(super) async fn run(self, queue: Arc<KeyedQueue>) {
         while let Some((delivery, permit)) = queue.next().await {
-            if self.shutdown.is_cancelled() {
-                return;
-            }
             let started = Instant::now();
             let outcome = self.deliver(&delivery).await;
             let group = self.group.name.as_str();
@@ -57,7 +54,10 @@ impl Worker {
                 .increment(1);
             metrics::histogram!("consumer_handle_seconds", "group" => group, "topic" => topic)
                 .record(started.elapsed());
-            if !matches!(outcome, Outcome::Unfinished) {
+            if matches!(outcome, Outcome::Unfinished) {
+                // Its key waits for the next start.
+                self.progress.given_up(&delivery);
+            } else {
                 self.progress.finished(&delivery);
                 queue.done(&delivery.key);
             }

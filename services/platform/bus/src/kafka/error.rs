@@ -6,7 +6,11 @@ use crate::BusError;
 
 /// An error of a call about groups, offsets or topics.
 pub(super) fn of(what: &str, error: &KafkaError) -> BusError {
-    let text = format!("{what}: {error}");
+    let text = match error {
+        // Not the value: it may be a secret.
+        KafkaError::ClientConfig(_, reason, property, _) => format!("{what}: the property {property}: {reason}"),
+        error => format!("{what}: {error}"),
+    };
     match error {
         KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) | KafkaError::Nul(_) => BusError::Invalid(text),
         KafkaError::AdminOpCreation(_) | KafkaError::MessageConsumptionFatal(_) => BusError::Backend(text),

@@ -1,42 +1,25 @@
 //! How far a group is behind.
 
-use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
-};
+use std::collections::HashMap;
+
 use runmesh_events::{EventType, GroupName};
 
-use super::{KafkaConfig, error, logs::Logs, topic_of};
-use crate::{BusError, GroupLag};
+use super::{KafkaConfig, inspect};
+use crate::{BusError, GroupLag, Lane};
 
 /// The group's lag on each topic: the records between what it committed and the end of each partition.
 pub(super) fn of(config: &KafkaConfig, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError> {
-    let failed = |error| error::of("lag", &error);
-    // It knows the group but does not join it.
-    let observer: BaseConsumer<Logs> = config.member(group).create_with_context(Logs).map_err(failed)?;
-    // All topics at once: to ask for one that is missing could make it.
-    let metadata = observer.fetch_metadata(None, config.request_timeout).map_err(failed)?;
-    let mut lag = Vec::with_capacity(topics.len());
-    for event_type in topics {
-        let topic = topic_of(*event_type)?.name.as_str();
-        let found = metadata.topics().iter().filter(|found| found.name() == topic);
-        let mut places = TopicPartitionList::new();
-        for partition in found.flat_map(|found| found.partitions()) {
-            places.add_partition(topic, partition.id());
-        }
-        let committed = observer.committed_offsets(places, config.request_timeout).map_err(failed)?;
-        let mut records = 0;
-        for place in committed.elements() {
-            place.error().map_err(failed)?;
-            let (first, end) =
-                observer.fetch_watermarks(topic, place.partition(), config.request_timeout).map_err(failed)?;
-            let next = match place.offset() {
-                Offset::Offset(offset) => offset.max(first),
-                _ => first,
-            };
-            records += u64::try_from(end.saturating_sub(next)).unwrap_or_default();
-        }
-        lag.push(GroupLag { event_type: *event_type, records });
-    }
-    Ok(lag)
+    // Before the ends: the lag may be told a little too large, but never too small.
+    let committed: HashMap<Lane, u64> = inspect::committed(config, group, topics)?.into_iter().collect();
+    let extents = inspect::extents(config, topics)?;
+    let behind = |event_type: EventType| {
+        let lanes = extents.iter().filter(|extent| extent.lane.event_type == event_type);
+        lanes
+            .map(|extent| {
+                let next = committed.get(&extent.lane).copied().unwrap_or_default().max(extent.first);
+                extent.next.saturating_sub(next)
+            })
+            .sum()
+    };
+    Ok(topics.iter().map(|event_type| GroupLag { event_type: *event_type, records: behind(*event_type) }).collect())
 }

@@ -1,6 +1,10 @@
 //! Making topics, and comparing those that exist with the catalog.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use futures::executor::block_on;
 use rdkafka::{
@@ -8,16 +12,21 @@ use rdkafka::{
         AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
         TopicReplication, TopicResult,
     },
+    metadata::Metadata,
     types::RDKafkaErrorCode,
 };
 use runmesh_events::TopicSpec;
 
-use super::{KafkaConfig, error, logs::Logs};
+use super::{KafkaConfig, error, logs::Logs, reach};
 use crate::{BusError, TopicDrift, TopicReport};
 
 const RETENTION: &str = "retention.ms";
 const MAX_BYTES: &str = "max.message.bytes";
 const MIN_INSYNC: &str = "min.insync.replicas";
+const CLEANUP: &str = "cleanup.policy";
+
+/// How long to wait before brokers are asked again whether they know a topic that was made.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What to do about a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +45,12 @@ struct Found {
 
 /// Compares the topics with the cluster's, and in [`Mode::Apply`] makes and grows them. Blocks.
 pub(super) fn reconcile(config: &KafkaConfig, topics: &[TopicSpec], mode: Mode) -> Result<TopicReport, BusError> {
+    let found = topics_of(&reach::metadata(config)?);
     let admin: AdminClient<Logs> =
         config.client().create_with_context(Logs).map_err(|error| error::of("admin client", &error))?;
-    let cluster = Cluster { config, admin, options: AdminOptions::new().request_timeout(Some(config.request_timeout)) };
-    let found = cluster.topics()?;
+    let patience = Some(config.request_timeout);
+    let options = AdminOptions::new().request_timeout(patience).operation_timeout(patience);
+    let cluster = Cluster { config, admin, options };
     let mut report = TopicReport::default();
     let (mut missing, mut small, mut existing) = (Vec::new(), Vec::new(), Vec::new());
     for topic in topics {
@@ -64,6 +75,7 @@ pub(super) fn reconcile(config: &KafkaConfig, topics: &[TopicSpec], mode: Mode) 
     if mode == Mode::Apply {
         cluster.create(&missing)?;
         cluster.grow(&small)?;
+        cluster.await_known(&[missing.as_slice(), small.as_slice()].concat())?;
     }
     report.created = missing.iter().map(|topic| topic.name.clone()).collect();
     report.grown = small.iter().map(|topic| topic.name.clone()).collect();
@@ -79,6 +91,19 @@ pub(super) fn reconcile(config: &KafkaConfig, topics: &[TopicSpec], mode: Mode) 
     Ok(report)
 }
 
+fn topics_of(metadata: &Metadata) -> HashMap<String, Found> {
+    metadata
+        .topics()
+        .iter()
+        .filter(|topic| !topic.partitions().is_empty())
+        .map(|topic| {
+            let replicas = topic.partitions().iter().map(|partition| partition.replicas().len()).min();
+            let found = Found { partitions: topic.partitions().len(), replicas: replicas.unwrap_or_default() };
+            (topic.name().to_owned(), found)
+        })
+        .collect()
+}
+
 struct Cluster<'a> {
     config: &'a KafkaConfig,
     admin: AdminClient<Logs>,
@@ -86,23 +111,23 @@ struct Cluster<'a> {
 }
 
 impl Cluster<'_> {
-    fn topics(&self) -> Result<HashMap<String, Found>, BusError> {
-        // All topics at once: to ask for one that is missing could make it.
-        let metadata = self
-            .admin
-            .inner()
-            .fetch_metadata(None, self.config.request_timeout)
-            .map_err(|error| error::of("topics", &error))?;
-        Ok(metadata
-            .topics()
-            .iter()
-            .filter(|topic| !topic.partitions().is_empty())
-            .map(|topic| {
-                let replicas = topic.partitions().iter().map(|partition| partition.replicas().len()).min();
-                let found = Found { partitions: topic.partitions().len(), replicas: replicas.unwrap_or_default() };
-                (topic.name().to_owned(), found)
-            })
-            .collect())
+    /// Waits until the brokers tell of topics that were made or grown: who joins a group before that waits for its
+    /// partitions until the next look at the cluster.
+    fn await_known(&self, topics: &[&TopicSpec]) -> Result<(), BusError> {
+        let deadline = Instant::now() + self.config.request_timeout;
+        let mut left = topics.to_vec();
+        while !left.is_empty() {
+            let metadata = self.admin.inner().fetch_metadata(None, self.config.request_timeout);
+            let found = topics_of(&metadata.map_err(|error| error::of("topics", &error))?);
+            left.retain(|topic| found.get(&topic.name).is_none_or(|found| found.partitions < partitions(topic)));
+            if let Some(topic) = left.first() {
+                if Instant::now() >= deadline {
+                    return Err(BusError::Unavailable(format!("the brokers do not tell of topic {} yet", topic.name)));
+                }
+                thread::sleep(LOOK);
+            }
+        }
+        Ok(())
     }
 
     /// The settings that a topic is made with.
@@ -110,6 +135,7 @@ impl Cluster<'_> {
         let mut settings = vec![
             (RETENTION, topic.retention.as_millis().to_string()),
             (MAX_BYTES, self.config.max_batch_bytes().to_string()),
+            (CLEANUP, "delete".to_owned()),
         ];
         settings.extend(self.config.min_insync_replicas.map(|replicas| (MIN_INSYNC, replicas.to_string())));
         settings

@@ -1,65 +1,67 @@
-//! What a consumer that knows nothing of Runmesh finds.
+//! What consumers that know nothing of Runmesh find.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use rdkafka::{
-    ClientConfig, Message as _,
-    consumer::{BaseConsumer, Consumer as _},
-    message::Headers as _,
+use std::{
+    collections::BTreeMap,
+    process::{Command, Stdio},
 };
+
+use bytes::Bytes;
+use prost::Message as _;
 use runmesh_bus::{
     Bus as _, KafkaBus, Record,
     conformance::{TOPIC, sample},
 };
+use runmesh_events::{Event, to_timestamp};
 
-use crate::cluster::Cluster;
+use crate::brokers::{Clean, blocking};
 
-/// A CloudEvent in binary mode: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md>.
+/// What a tool printed, which has to end well.
+fn output(command: &mut Command) -> Vec<u8> {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn headers(text: &str, between: char) -> BTreeMap<&str, &str> {
+    text.trim().split(',').filter_map(|header| header.split_once(between)).collect()
+}
+
+/// kcat: key, headers and value, each in the form that it has on the topic.
+fn kcat(brokers: &str, format: &str) -> Vec<u8> {
+    let mut kcat = Command::new("kcat");
+    kcat.args(["-C", "-q", "-e", "-o", "beginning", "-t", "execution_started", "-b", brokers, "-f", format]);
+    output(&mut kcat)
+}
+
+/// A record is a CloudEvent in binary mode, with the aggregate as its key, and a value that decodes by the published
+/// proto: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md>.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_is_a_cloud_event_in_binary_mode() {
-    let cluster = Cluster::start();
-    let bus = KafkaBus::open(cluster.config()).unwrap();
-    let event = sample(TOPIC, "aggregate-1", 7);
+    let broker = Clean::broker().await;
+    let mut event = sample(TOPIC, "aggregate-1", 7);
+    event.occurred_at = Some(to_timestamp(runmesh_bus::conformance::sample_time()));
+    let time = event.occurred_at.as_ref().unwrap().to_string();
     let record = Record::of(&event).unwrap();
+    let bus = KafkaBus::open(broker.config()).unwrap();
     bus.publish(vec![record.clone()]).await.remove(0).unwrap();
-    let brokers = cluster.brokers().to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", brokers)
-            .set("group.id", "foreign")
-            .set("auto.offset.reset", "earliest")
-            .create()
-            .unwrap();
-        consumer.subscribe(&["execution_started"]).unwrap();
-        for _ in 0..600 {
-            if let Some(message) = consumer.poll(Duration::from_millis(100)) {
-                return message.unwrap().detach();
-            }
-        }
-        panic!("nothing came");
-    });
-    let message = read.await.unwrap();
-    assert_eq!(message.key(), Some(&b"aggregate-1"[..]));
-    assert_eq!(message.payload(), Some(&record.value[..]));
-    let headers: BTreeMap<String, String> = message
-        .headers()
-        .unwrap()
-        .iter()
-        .map(|header| (header.key.to_owned(), String::from_utf8(header.value.unwrap().to_vec()).unwrap()))
-        .collect();
-    let expected = [
+    let expected = BTreeMap::from([
         ("ce_specversion", "1.0"),
-        ("ce_id", &event.event_id),
+        ("ce_id", event.event_id.as_str()),
         ("ce_source", "/runmesh/conformance"),
         ("ce_type", "runmesh.event.v1.execution_started"),
         ("ce_subject", "aggregate-1"),
-        ("ce_time", "2023-11-14T22:13:20.130Z"),
+        ("ce_time", time.as_str()),
         ("ce_sequence", "7"),
         ("content-type", "application/protobuf"),
-        ("traceparent", &event.traceparent),
-    ];
-    let expected: BTreeMap<String, String> =
-        expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    assert_eq!(headers, expected);
-    assert_eq!(message.timestamp().to_millis(), Some(1_700_000_000_130));
+        ("traceparent", event.traceparent.as_str()),
+    ]);
+    let millis = record.timestamp.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis().to_string();
+
+    let brokers = broker.bootstrap();
+    let (line, value) = blocking(move || (kcat(&brokers, "%T|%k|%h"), kcat(&brokers, "%s"))).await;
+    let line = String::from_utf8(line).unwrap();
+    let [timestamp, key, of_line] = line.split('|').collect::<Vec<_>>()[..] else { panic!("{line}") };
+    assert_eq!((timestamp, key), (millis.as_str(), "aggregate-1"));
+    assert_eq!(headers(of_line, '='), expected);
+    assert_eq!(Event::decode(Bytes::from(value)).unwrap(), event);
 }

@@ -1,11 +1,13 @@
-//! The Kafka backend on librdkafka's mock cluster, and the relay on top of it.
+//! The Kafka backend on Apache Kafka, and the relay on top of it.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-mod cluster;
+mod brokers;
+mod faults;
 mod foreign;
-mod producing;
+mod members;
 mod rebalance;
 mod relay;
+mod security;
 mod suite;
 mod topics;

@@ -1,146 +1,282 @@
-//! Members that come and go, and one that can't keep up.
+//! Members that come and go, and ones that can't keep up, with both protocols.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use runmesh_bus::{
-    Batch, Bus, Consumer, ConsumerGroup, HandlerError, KafkaBus,
-    conformance::{Probe, TOPIC, record, start, until, within},
+    Batch, Bus as _, BusError, KafkaBus, Lane, Subscription,
+    conformance::{TOPIC, until, within},
+    kafka::{GroupProtocol, KafkaConfig},
 };
-use runmesh_events::GroupName;
-use runmesh_store::{SqliteStore, sqlite::SqliteConfig};
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 
-use crate::cluster::Cluster;
+use crate::{
+    brokers::Clean,
+    members::{Bench, GROUP, KEYS, taking},
+};
 
-const GROUP: GroupName = GroupName::new("rebalance");
+/// Long enough that the others' records are in hand when partitions move.
+const WORK: Duration = Duration::from_millis(2);
 
-async fn publish(bus: &KafkaBus, sequence: u64) {
-    let records = (0..24).map(|key| record(TOPIC, &format!("key-{key}"), sequence)).collect();
-    for result in bus.publish(records).await {
-        result.unwrap();
-    }
-}
-
-/// While a second member joins, each event is handled once, and those of a key in order: what a member has in hand is
-/// finished and committed before the partition moves. When the first leaves again, the second takes over, in order too.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_partition_moves_after_what_is_in_hand_is_finished() {
-    // The mock cluster expels a member that a busy machine holds up for a second during a rebalance, and then others
-    // rightly handle again what that one had in hand. A handover that does not wait repeats something each time.
-    for _ in 0..3 {
-        if join_and_leave().await == 0 {
-            return;
+/// Runs a case with each protocol.
+macro_rules! with_both_protocols {
+    ($($case:ident),+ $(,)?) => {
+        mod classic {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+                async fn $case() {
+                    super::$case(runmesh_bus::kafka::GroupProtocol::Classic).await;
+                }
+            )+
         }
-    }
-    panic!("events were handled twice each time");
-}
-
-/// Returns how many events were handled again while both were members.
-async fn join_and_leave() -> usize {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("runmesh.db"))).unwrap();
-    let cluster = Cluster::start();
-    let bus = Arc::new(KafkaBus::open(cluster.config()).unwrap());
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let member = |name: &'static str| {
-        let tell = tell.clone();
-        let probe = Probe::new(move |incoming| {
-            let tell = tell.clone();
-            async move {
-                // Long enough that the others' records are in hand when partitions move.
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                let event = &incoming.event;
-                tell.send((name, event.aggregate_id.clone(), event.sequence)).unwrap();
-                Ok::<(), HandlerError>(())
-            }
-        });
-        let (bus, store) = (Arc::new(KafkaBus::open(cluster.config()).unwrap()), store.clone());
-        async move {
-            let consumer = Consumer::new(bus, Arc::new(store)).await.unwrap();
-            (start(&consumer, ConsumerGroup::new(GROUP, &[TOPIC], probe.clone())), probe)
+        mod consumer {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+                async fn $case() {
+                    super::$case(runmesh_bus::kafka::GroupProtocol::Consumer).await;
+                }
+            )+
         }
     };
-    let (one, first) = member("one").await;
-    let mut published = 0;
-    let mut publish_until = async |what: &str, holds: &dyn Fn() -> bool| {
-        let more = async {
-            while !holds() {
-                published += 1;
-                publish(&bus, published).await;
-                // A pace that the members can follow.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        within(what, more).await;
-    };
-    publish_until("the first member works", &|| !first.seen().is_empty()).await;
-    let (two, second) = member("two").await;
-    publish_until("the second member works", &|| second.seen().len() > 100).await;
+}
+
+with_both_protocols!(
+    partitions_move_after_what_is_in_hand_is_finished,
+    a_member_without_room_hears_that_its_partitions_move,
+    partitions_do_not_wait_for_ever,
+    a_member_that_comes_back_by_its_name_finds_its_partitions,
+    of_two_members_of_one_name_one_ends,
+);
+
+fn config(broker: &Clean, group_protocol: GroupProtocol) -> KafkaConfig {
+    KafkaConfig { group_protocol, ..broker.config() }
+}
+
+/// While a second member joins and the first leaves, each event is handled once, and those of a key in order: what a
+/// member has in hand is finished and committed before the partition moves.
+async fn partitions_move_after_what_is_in_hand_is_finished(protocol: GroupProtocol) {
+    let broker = Clean::broker().await;
+    let mut bench = Bench::new(config(&broker, protocol));
+    let (one, first) = bench.member("one", taking(WORK)).await;
+    bench.publish_until("the first member works", || !first.seen().is_empty()).await;
+    let (two, second) = bench.member("two", taking(WORK)).await;
+    bench.publish_until("the second member works", || second.seen().len() > 100).await;
     let before = first.seen().len();
-    publish_until("the first member still works", &|| first.seen().len() > before + 100).await;
+    bench.publish_until("the first member still works", || first.seen().len() > before + 100).await;
     one.stop().await;
     let after = second.seen().len();
-    publish_until("the second goes on alone", &|| second.seen().len() > after + 500).await;
-    until("all is committed", || async { bus.lag(GROUP, &[TOPIC]).await.unwrap()[0].records == 0 }).await;
+    bench.publish_until("the second goes on alone", || second.seen().len() > after + 500).await;
+    bench.until_done().await;
     two.stop().await;
+    let told = bench.told();
+    assert_eq!(bench.check(&told), [], "handled again");
+    assert!(["one", "two"].iter().all(|name| told.iter().filter(|told| told.0 == *name).count() > 100));
+}
 
-    let mut last: HashMap<String, u64> = HashMap::new();
-    let mut by_member: HashMap<&str, usize> = HashMap::new();
-    let (mut repeated, mut repeated_after) = (0, 0);
-    while let Ok((name, key, sequence)) = told.try_recv() {
-        *by_member.entry(name).or_default() += 1;
-        let last = last.entry(key.clone()).or_default();
-        // A member that ends does not begin what it has not begun, and so leaves what it finished behind that uncommitted.
-        let has_left = by_member.get("one") == Some(&first.seen().len());
-        match sequence {
-            old if old <= *last && has_left => repeated_after += 1,
-            old if old <= *last => repeated += 1,
-            next => {
-                assert_eq!(next, *last + 1, "{key}, by member {name}");
-                *last = next;
+/// A member that has taken on all that it can still hears at once that partitions move, and leaves to the other what it
+/// has not begun.
+async fn a_member_without_room_hears_that_its_partitions_move(protocol: GroupProtocol) {
+    const SLOW: Duration = Duration::from_millis(300);
+    let broker = Clean::broker().await;
+    let mut bench = Bench::new(config(&broker, protocol));
+    // More than a member takes on.
+    for _ in 0..80 {
+        bench.publish().await;
+    }
+    let (one, first) = bench.member("one", taking(SLOW)).await;
+    until("the first member is at work", async || first.seen().len() >= 16).await;
+    let joined = Instant::now();
+    let (two, second) = bench.member("two", taking(Duration::ZERO)).await;
+    until("the second member works", async || !second.seen().is_empty()).await;
+    let waited = joined.elapsed();
+    // At this pace the first would take 20 s for what it has taken on.
+    assert!(waited < Duration::from_secs(12), "{waited:?}");
+    one.stop().await;
+    bench.until_done().await;
+    two.stop().await;
+    let told = bench.told();
+    assert_eq!(bench.check(&told), [], "handled again");
+}
+
+/// What is in hand for longer than there is patience does not hold up its partition: the other member handles it again, and
+/// nothing is lost or committed too early.
+async fn partitions_do_not_wait_for_ever(protocol: GroupProtocol) {
+    let broker = Clean::broker().await;
+    let config = KafkaConfig { revoke_patience: Duration::from_millis(500), ..config(&broker, protocol) };
+    let mut bench = Bench::new(config);
+    bench.publish().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let stuck = Arc::clone(&gate);
+    let (one, first) = bench
+        .member("one", move |_| {
+            let gate = Arc::clone(&stuck);
+            async move { drop(gate.acquire().await) }
+        })
+        .await;
+    until("the first member is stuck", async || first.seen().len() == 16).await;
+    let (two, second) = bench.member("two", taking(Duration::ZERO)).await;
+    until("the second member works", async || !second.seen().is_empty()).await;
+    assert!(bench.lag().await > 0, "what is stuck is not committed");
+    gate.add_permits(KEYS);
+    bench.until_done().await;
+    bench.publish().await;
+    bench.until_done().await;
+    one.stop().await;
+    two.stop().await;
+    let told = bench.told();
+    let again = bench.check(&told);
+    assert!(again.len() <= 16, "no more than what was in hand: {again:?}");
+}
+
+/// A subscription, the lanes that it is known to have, and how far it is in each.
+struct Follower {
+    subscription: Box<dyn Subscription>,
+    lanes: BTreeMap<Lane, u64>,
+}
+
+impl Follower {
+    async fn join(bus: &KafkaBus) -> Self {
+        Self { subscription: bus.subscribe(GROUP, &[TOPIC]).await.unwrap(), lanes: BTreeMap::new() }
+    }
+
+    fn lanes(&self) -> BTreeSet<Lane> {
+        self.lanes.keys().copied().collect()
+    }
+
+    /// Takes and commits records until none come for so long. Returns whether lanes were taken away.
+    async fn follow(&mut self, quiet: Duration) -> bool {
+        let mut moved = false;
+        while let Ok(batch) = tokio::time::timeout(quiet, self.subscription.next()).await {
+            match batch.unwrap() {
+                Batch::Records(records) => {
+                    for record in records {
+                        let last = self.lanes.insert(record.lane, record.offset);
+                        assert!(last.is_none_or(|last| last < record.offset), "{:?} again", record.lane);
+                    }
+                    let offsets: Vec<(Lane, u64)> = self.lanes.iter().map(|(lane, offset)| (*lane, *offset)).collect();
+                    // Between two generations of the group a commit is refused for the moment.
+                    while let Err(error) = self.subscription.commit(&offsets).await {
+                        assert!(error.is_transient(), "{error}");
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+                Batch::Revoked(lanes) | Batch::Lost(lanes) => {
+                    moved = true;
+                    self.lanes.retain(|lane, _| !lanes.contains(lane));
+                }
             }
         }
+        moved
     }
-    assert!(last.len() == 24 && last.values().all(|sequence| *sequence == published), "{published}: {last:?}");
-    assert!(by_member["one"] > 100 && by_member["two"] > 100, "{by_member:?}");
-    assert!(repeated_after < 64, "{repeated_after}");
-    repeated
+}
+
+/// With a name, a member that leaves and comes back has the partitions that it had, and the others notice nothing.
+async fn a_member_that_comes_back_by_its_name_finds_its_partitions(protocol: GroupProtocol) {
+    const QUIET: Duration = Duration::from_millis(250);
+    let broker = Clean::broker().await;
+    let named = |name: &str| KafkaConfig { static_member: Some(name.to_owned()), ..config(&broker, protocol) };
+    let mut bench = Bench::new(config(&broker, protocol));
+    let (one, two) = (KafkaBus::open(named("one")).unwrap(), KafkaBus::open(named("two")).unwrap());
+    let (mut first, mut second) = (Follower::join(&one).await, Follower::join(&two).await);
+    let settle = async {
+        while first.lanes.len() != 3 || second.lanes.len() != 3 {
+            bench.publish().await;
+            first.follow(QUIET).await;
+            second.follow(QUIET).await;
+        }
+    };
+    within("each has half of the partitions", settle).await;
+
+    let lanes = first.lanes();
+    for _ in 0..2 {
+        first.subscription.leave().await;
+        drop(first);
+        bench.publish().await;
+        assert!(!second.follow(QUIET * 4).await, "partitions moved");
+        first = Follower::join(&one).await;
+        let come_back = async {
+            while first.lanes() != lanes {
+                first.follow(QUIET).await;
+                assert!(first.lanes().is_subset(&lanes), "{:?} are not of {lanes:?}", first.lanes);
+            }
+        };
+        within("it is back", come_back).await;
+        assert!(!second.follow(QUIET).await, "partitions moved");
+        assert_eq!(second.lanes.len(), 3);
+    }
+}
+
+/// A name belongs to one member. Which of two ends depends on the protocol; it ends with an error that says why, and the
+/// other one goes on.
+async fn of_two_members_of_one_name_one_ends(protocol: GroupProtocol) {
+    let broker = Clean::broker().await;
+    let named = KafkaConfig {
+        static_member: Some("one".to_owned()),
+        // A newcomer waits so long for an earlier run of itself, times six.
+        session_timeout: Duration::from_secs(1),
+        ..config(&broker, protocol)
+    };
+    let mut bench = Bench::new(named);
+    let (one, first) = bench.member("one", taking(Duration::ZERO)).await;
+    bench.publish_until("the first works", || !first.seen().is_empty()).await;
+    let (two, second) = bench.member("two", taking(Duration::ZERO)).await;
+    let (ended, goes_on, seen) = match protocol {
+        GroupProtocol::Classic => (one, two, second),
+        GroupProtocol::Consumer => (two, one, first),
+    };
+    match ended.result().await {
+        Err(error @ BusError::Backend(_)) => {
+            let text = error.to_string();
+            assert!(text.contains("\"one\"") && text.contains(GROUP.as_str()), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let before = seen.seen().len();
+    bench.publish_until("the other goes on", || seen.seen().len() > before + KEYS).await;
+    bench.until_done().await;
+    goes_on.stop().await;
 }
 
 /// A consumer that does not ask for a long time does not fill the memory, and then gets everything, once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_consumer_gets_everything_in_order() {
-    const RECORDS: usize = 24_000;
-    let cluster = Cluster::start();
-    let bus = KafkaBus::open(cluster.config()).unwrap();
-    let mut subscription = bus.subscribe(GROUP, &[TOPIC]).await.unwrap();
-    for sequence in 1..=(RECORDS as u64 / 24) {
-        publish(&bus, sequence).await;
+    const ROUNDS: u64 = 1_000;
+    let broker = Clean::broker().await;
+    let mut bench = Bench::new(broker.config());
+    let mut subscription = bench.bus.subscribe(GROUP, &[TOPIC]).await.unwrap();
+    for _ in 0..ROUNDS {
+        bench.publish().await;
     }
     let mut last: HashMap<String, u64> = HashMap::new();
-    let mut count = 0;
-    while count < RECORDS {
+    let mut left = bench.published * KEYS as u64;
+    while left > 0 {
         let Batch::Records(records) = within("records come", subscription.next()).await.unwrap() else { continue };
         for delivery in records {
             let event = delivery.event().unwrap();
             let previous = last.insert(event.aggregate_id.clone(), event.sequence).unwrap_or_default();
             assert_eq!(event.sequence, previous + 1, "{}", event.aggregate_id);
-            count += 1;
+            left -= 1;
         }
     }
-    assert_eq!(count, RECORDS);
+    assert!(last.values().all(|sequence| *sequence == ROUNDS));
 }
 
-/// A dropped subscription leaves its group at once: the next member does not wait for a time-out.
+/// Who leaves its group leaves it at once: the next member does not wait for a time-out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropping_a_subscription_leaves_the_group() {
-    let cluster = Cluster::start();
-    let bus = KafkaBus::open(cluster.config()).unwrap();
-    publish(&bus, 1).await;
-    for _ in 0..2 {
-        let mut subscription = bus.subscribe(GROUP, &[TOPIC]).await.unwrap();
-        // The session's time-out is 45 s.
-        let batch = tokio::time::timeout(Duration::from_secs(30), subscription.next()).await.unwrap().unwrap();
+async fn leaving_leaves_the_group_at_once() {
+    let broker = Clean::broker().await;
+    let config = KafkaConfig { session_timeout: Duration::from_secs(120), ..broker.config() };
+    let mut bench = Bench::new(config);
+    bench.publish().await;
+    for leave in [true, false] {
+        let mut subscription = bench.bus.subscribe(GROUP, &[TOPIC]).await.unwrap();
+        let batch = tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap().unwrap();
         assert!(matches!(batch, Batch::Records(_)));
+        if leave {
+            subscription.leave().await;
+        }
     }
 }

@@ -7,12 +7,12 @@ use runmesh_bus::{Bus, KafkaBus, conformance::Harness};
 use runmesh_store::{DocumentStore, SqliteStore, sqlite::SqliteConfig};
 use tempfile::TempDir;
 
-use crate::cluster::Cluster;
+use crate::brokers::Clean;
 
 struct Kafka {
     bus: Arc<KafkaBus>,
     store: SqliteStore,
-    cluster: Cluster,
+    broker: Clean,
     _folder: TempDir,
 }
 
@@ -21,9 +21,9 @@ impl Harness for Kafka {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("runmesh.db"))).unwrap();
-        let cluster = Cluster::start();
-        let bus = Arc::new(KafkaBus::open(cluster.config()).unwrap());
-        Self { bus, store, cluster, _folder: folder }
+        let broker = Clean::broker().await;
+        let bus = Arc::new(KafkaBus::open(broker.config()).unwrap());
+        Self { bus, store, broker, _folder: folder }
     }
 
     fn bus(&self) -> Arc<dyn Bus> {
@@ -35,13 +35,14 @@ impl Harness for Kafka {
     }
 
     async fn reopen(self) -> Self {
-        let bus = Arc::new(KafkaBus::open(self.cluster.config()).unwrap());
+        let bus = Arc::new(KafkaBus::open(self.broker.config()).unwrap());
         Self { bus, ..self }
     }
 
     fn too_large(&self) -> usize {
-        self.cluster.config().max_record_bytes
+        self.broker.config().max_record_bytes
     }
 }
 
 runmesh_bus::bus_suite!(Kafka);
+runmesh_bus::bus_suite!(Kafka => inspection::a_time_leads_to_its_first_record);

@@ -101,3 +101,19 @@ pub async fn documents_survive_a_restart<H: Harness>() {
     let now = std::time::SystemTime::now();
     assert_eq!(jobs.claim_due(now, std::time::Duration::from_secs(9), 9).await.unwrap().len(), 1);
 }
+
+/// A document that was removed and made again has a revision that it never had, so that who saw it before can't write it.
+pub async fn a_document_made_again_does_not_come_back_to_a_revision<H: Harness>() {
+    let harness = H::new().await;
+    let jobs = jobs(&harness).await;
+    let mut newest = 0;
+    for round in 0..5 {
+        let first = jobs.insert(&Job::new(1, "ann", round)).await.unwrap();
+        assert!(first > newest, "round {round}: {first} after {newest}");
+        if newest > 0 {
+            assert!(mismatch(jobs.update(&Job::new(1, "late", 0), newest).await));
+        }
+        newest = jobs.update(&Job::new(1, "bob", round), first).await.unwrap();
+        assert!(jobs.delete_if("1", newest).await.unwrap());
+    }
+}

@@ -6,12 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types::Value};
 
-use super::{
-    SqliteStore, backend,
-    events::{length, micros},
-};
+use super::{SqliteStore, backend, events::length};
 use crate::{
-    DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError, Versioned,
+    DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError, Versioned, page,
+    record::micros,
 };
 
 #[async_trait]
@@ -89,7 +87,7 @@ impl DocumentStore for SqliteStore {
         indexes: &'static [Index],
         query: PageQuery,
     ) -> Result<Page<Bytes>, StoreError> {
-        let index = find_index(collection, indexes, query.index)?;
+        let index = page::find_index(collection, indexes, query.index)?;
         let (sql, values) = page_statement(collection, index, &query)?;
         let limit = query.limit;
         self.inner
@@ -109,7 +107,7 @@ impl DocumentStore for SqliteStore {
                     for column in 3..row.as_ref().column_count() {
                         place.push(from_sql(row.get(column).map_err(backend)?));
                     }
-                    last = Some(encode_place(&place, &document.id));
+                    last = Some(page::encode_place(&place, &document.id));
                     page.documents.push(Versioned { document: document.body, revision: document.revision });
                 }
                 Ok(page)
@@ -146,11 +144,7 @@ impl DocumentStore for SqliteStore {
         indexes: &'static [Index],
         index: &'static str,
     ) -> Result<Vec<(IndexValue, u64)>, StoreError> {
-        let field = find_index(collection, indexes, index)?
-            .fields
-            .first()
-            .copied()
-            .ok_or_else(|| StoreError::Invalid(format!("index {collection}.{index} has no fields")))?;
+        let field = page::first_field(collection, page::find_index(collection, indexes, index)?)?;
         self.inner
             .readers
             .run_long(move |connection| {
@@ -189,9 +183,14 @@ fn put(
         sets.push_str(&format!(", f_{field} = ?{number}"));
     }
     let sql = match expected {
+        // A revision begins at the time, so that a document that is made again does not come back to one that it had.
         None => format!(
-            "INSERT INTO doc_{collection} (id, revision, body, due{names}) VALUES (?1, 1, ?2, ?3{marks})
-             ON CONFLICT DO NOTHING RETURNING revision"
+            "INSERT INTO doc_{collection} (id, revision, body, due{names}) VALUES (?1, ?{}, ?2, ?3{marks})
+             ON CONFLICT DO NOTHING RETURNING revision",
+            {
+                values.push(Value::Integer(micros(SystemTime::now())));
+                values.len()
+            }
         ),
         Some(revision) => format!(
             "UPDATE doc_{collection} SET revision = revision + 1, body = ?2, due = ?3{sets}
@@ -211,34 +210,27 @@ fn put(
 
 fn page_statement(
     collection: &'static str,
-    index: &Index,
+    index: &'static Index,
     query: &PageQuery,
 ) -> Result<(String, Vec<Value>), StoreError> {
-    let invalid = |what: &str| StoreError::Invalid(format!("page of {collection}: {what}"));
-    if query.equal.len() > index.fields.len() {
-        return Err(invalid("more values than the index has fields"));
-    }
-    if query.limit == 0 || query.limit > 1_000 {
-        return Err(invalid("the limit has to be from 1 to 1,000"));
-    }
-    let (fixed, rest) = index.fields.split_at(query.equal.len());
+    let plan = page::plan(collection, index, query)?;
     let mut conditions = String::from("1");
     let mut values: Vec<Value> = Vec::new();
-    for (field, value) in fixed.iter().zip(&query.equal) {
+    for (field, value) in &plan.equal {
         conditions.push_str(&format!(" AND f_{field} = ?"));
-        values.push(to_sql(value.clone()));
+        values.push(to_sql((*value).clone()));
     }
-    for (bound, operator) in [(&query.at_least, ">="), (&query.less_than, "<")] {
-        if let Some(value) = bound {
-            let field = rest.first().ok_or_else(|| invalid("a bound needs a field behind the equal ones"))?;
-            conditions.push_str(&format!(" AND f_{field} {operator} ?"));
-            values.push(to_sql(value.clone()));
+    if let Some(field) = plan.bounded {
+        for (bound, operator) in [(&query.at_least, ">="), (&query.less_than, "<")] {
+            if let Some(value) = bound {
+                conditions.push_str(&format!(" AND f_{field} {operator} ?"));
+                values.push(to_sql(value.clone()));
+            }
         }
     }
     let direction = if query.descending { "DESC" } else { "ASC" };
-    let columns: Vec<String> = rest.iter().map(|field| format!("f_{field}")).collect();
-    if let Some(after) = &query.after {
-        let (place, id) = decode_place(after, rest.len()).ok_or_else(|| invalid("`after` is not a page's"))?;
+    let columns: Vec<String> = plan.rest.iter().map(|field| format!("f_{field}")).collect();
+    if let Some((place, id)) = plan.after {
         let operator = if query.descending { "<" } else { ">" };
         let row: String = columns.iter().map(|column| format!("{column}, ")).collect();
         conditions.push_str(&format!(" AND ({row}id) {operator} ({}?)", "?, ".repeat(place.len())));
@@ -256,43 +248,6 @@ fn page_statement(
         ),
         values,
     ))
-}
-
-fn find_index(collection: &str, indexes: &'static [Index], name: &str) -> Result<&'static Index, StoreError> {
-    indexes
-        .iter()
-        .find(|index| index.name == name)
-        .ok_or_else(|| StoreError::Invalid(format!("collection {collection} has no index {name:?}")))
-}
-
-/// The place of a document in an index, as text: the values of the fields, then the id.
-fn encode_place(values: &[IndexValue], id: &str) -> String {
-    let mut place: Vec<serde_json::Value> = values
-        .iter()
-        .map(|value| match value {
-            IndexValue::Integer(number) => (*number).into(),
-            IndexValue::Text(text) => text.as_str().into(),
-        })
-        .collect();
-    place.push(id.into());
-    serde_json::Value::Array(place).to_string()
-}
-
-fn decode_place(text: &str, fields: usize) -> Option<(Vec<IndexValue>, String)> {
-    let mut values: Vec<serde_json::Value> = serde_json::from_str(text).ok()?;
-    let id = values.pop()?.as_str()?.to_owned();
-    if values.len() != fields {
-        return None;
-    }
-    let values = values
-        .into_iter()
-        .map(|value| match value {
-            serde_json::Value::String(text) => Some(IndexValue::Text(text)),
-            serde_json::Value::Number(number) => number.as_i64().map(IndexValue::Integer),
-            _ => None,
-        })
-        .collect::<Option<_>>()?;
-    Some((values, id))
 }
 
 fn raw(row: &rusqlite::Row<'_>) -> rusqlite::Result<RawDocument> {

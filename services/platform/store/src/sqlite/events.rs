@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message as _;
-use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, to_timestamp};
+use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter, types::Value};
 
 use super::{
@@ -13,7 +13,12 @@ use super::{
     records::{Origin, TableRecord},
     writer::Effects,
 };
-use crate::{Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored};
+use crate::{
+    Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
+    record::{check_append, decode, record},
+};
+
+pub(super) use crate::record::{integer, micros};
 
 const HEAD: &str = "SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate = ?1";
 const INSERT: &str = "INSERT INTO events (type, event_id, aggregate, sequence, recorded_at, body, unpublished)
@@ -27,12 +32,7 @@ impl EventStore for SqliteStore {
         expected: Expected,
         events: Vec<NewEvent>,
     ) -> Result<Appended, StoreError> {
-        if events.is_empty() {
-            return Err(StoreError::Invalid("an append needs at least one event".to_owned()));
-        }
-        if aggregate.as_str().is_empty() {
-            return Err(StoreError::Invalid("an append needs an aggregate".to_owned()));
-        }
+        check_append(aggregate, &events)?;
         let (aggregate, relayed) = (aggregate.clone(), self.inner.relayed);
         self.inner
             .writer
@@ -100,7 +100,7 @@ impl EventStore for SqliteStore {
             .await
     }
 
-    async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError> {
+    async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         self.inner
             .readers
             .run_long(move |connection| {
@@ -113,13 +113,14 @@ impl EventStore for SqliteStore {
                 let rows = statement
                     .query_map(params![integer(after.0), length(limit)], position_and_body)
                     .map_err(backend)?;
-                rows.map(|row| stored(row.map_err(backend)?)).collect()
+                rows.map(|row| Ok(Unpublished { stored: stored(row.map_err(backend)?)?, publisher: String::new() }))
+                    .collect()
             })
             .await
     }
 
-    async fn mark_published(&self, positions: &[Position]) -> Result<(), StoreError> {
-        let positions = positions.to_vec();
+    async fn mark_published(&self, events: &[Stored]) -> Result<(), StoreError> {
+        let positions: Vec<Position> = events.iter().map(|stored| stored.position).collect();
         self.inner
             .writer
             .run(move |connection, _| {
@@ -151,6 +152,10 @@ impl EventStore for SqliteStore {
 
     fn live(&self) -> &LiveEvents {
         &self.inner.live
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 }
 
@@ -235,21 +240,6 @@ fn repeated(
     Ok(Some(Appended { events: found, duplicate: true }))
 }
 
-fn record(new: &NewEvent, aggregate: &AggregateId, sequence: u64, now: SystemTime) -> Event {
-    Event {
-        event_id: new.event_id.to_string(),
-        aggregate_id: aggregate.as_str().to_owned(),
-        sequence,
-        occurred_at: Some(to_timestamp(now)),
-        causation_id: new.causation_id.clone(),
-        correlation_id: new.correlation_id.clone(),
-        producer: new.producer.clone(),
-        user_id: new.user_id.clone(),
-        traceparent: new.traceparent.clone(),
-        payload: Some(new.payload.clone()),
-    }
-}
-
 fn head(connection: &Connection, aggregate: &AggregateId) -> Result<u64, StoreError> {
     let head: i64 = connection
         .prepare_cached(HEAD)
@@ -275,10 +265,6 @@ fn stored((position, body): (i64, Vec<u8>)) -> Result<Stored, StoreError> {
     Ok(Stored { position: Position(u64::try_from(position).unwrap_or_default()), event: decode(&body)? })
 }
 
-fn decode(body: &[u8]) -> Result<Arc<Event>, StoreError> {
-    Event::decode(body).map(Arc::new).map_err(|error| StoreError::Corrupt(format!("an event: {error}")))
-}
-
 /// Types are numbers of an enum, so they are written into the statement: it can then be kept prepared.
 fn type_condition(types: &[EventType]) -> String {
     if types.is_empty() {
@@ -288,15 +274,6 @@ fn type_condition(types: &[EventType]) -> String {
     format!(" AND type IN ({})", numbers.join(", "))
 }
 
-pub(super) fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 pub(super) fn length(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-pub(super) fn micros(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

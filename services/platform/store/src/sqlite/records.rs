@@ -195,7 +195,7 @@ pub(super) fn newest(connection: &Connection) -> Result<Position, StoreError> {
     Ok(Position(u64::try_from(newest).unwrap_or_default()))
 }
 
-fn read(
+pub(super) fn read(
     connection: &Connection,
     event_type: EventType,
     after: Position,

@@ -15,6 +15,10 @@ use crate::sandbox::{Chunk, OutputStream};
 const LINE_LINGER: Duration = Duration::from_millis(2);
 /// How many switches between the two streams wait before the script has to.
 const MOST_PIECES: usize = 64;
+/// How many switches between the two streams are kept in their order: so many at first, and so many more per second. A
+/// script that goes on to switch faster than that gets few large chunks of each stream instead of a flood of small ones.
+const SWITCHES: f64 = 2000.0;
+const SWITCHES_PER_SECOND: f64 = 200.0;
 
 #[derive(Debug)]
 pub(super) struct Coalescer {
@@ -30,6 +34,8 @@ pub(super) struct Coalescer {
     finished: bool,
     counts: [u64; 2],
     limit: u64,
+    /// How many switches between the streams are still kept, and when that was so.
+    switches: (f64, Option<Instant>),
 }
 
 #[derive(Debug)]
@@ -52,12 +58,36 @@ impl Coalescer {
             finished: false,
             counts: [0; 2],
             limit,
+            switches: (SWITCHES, None),
         }
     }
 
     /// How many bytes may be read now; 0 when the script has to wait.
     pub(super) fn room(&self) -> usize {
         if self.pieces.len() >= MOST_PIECES { 0 } else { self.capacity - self.waiting.min(self.capacity) }
+    }
+
+    /// Whether the order of what is written to the two streams is still kept.
+    pub(super) fn keeps_order(&mut self, now: Instant) -> bool {
+        let (left, since) = &mut self.switches;
+        let passed = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        *left = (*left + passed.as_secs_f64() * SWITCHES_PER_SECOND).min(SWITCHES);
+        *since = Some(now);
+        *left >= 1.0
+    }
+
+    /// Where in the queue more of a stream goes. `None`: into a piece of its own.
+    fn place(&mut self, stream: OutputStream, now: Instant) -> Option<usize> {
+        let last = self.pieces.len().checked_sub(1)?;
+        if self.pieces[last].stream == stream {
+            // Also if it is due already: it has not been sent.
+            return Some(last);
+        }
+        if self.keeps_order(now) {
+            self.switches.0 -= 1.0;
+            return None;
+        }
+        self.pieces.iter().rposition(|piece| piece.stream == stream)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -78,9 +108,9 @@ impl Coalescer {
             self.counts[stream as usize] += taken as u64;
             self.waiting += taken;
             self.since.get_or_insert(now);
-            match self.pieces.back_mut() {
-                Some(last) if last.stream == stream => last.data.extend_from_slice(&data[..taken]),
-                _ => self.pieces.push_back(Piece { stream, offset, data: BytesMut::from(&data[..taken]) }),
+            match self.place(stream, now) {
+                Some(place) => self.pieces[place].data.extend_from_slice(&data[..taken]),
+                None => self.pieces.push_back(Piece { stream, offset, data: BytesMut::from(&data[..taken]) }),
             }
         }
         taken == data.len()
@@ -192,6 +222,30 @@ mod tests {
                 (OutputStream::Stdout, 2, "c\n".into())
             ]
         );
+    }
+
+    #[test]
+    fn a_script_that_goes_on_switching_gets_few_chunks_and_loses_nothing() {
+        let mut output = Coalescer::new(WINDOW, 1024, 1 << 20);
+        let now = Instant::now();
+        let (mut chunks, mut bytes) = (0, [0; 2]);
+        let mut send = |output: &mut Coalescer| {
+            while let Some(chunk) = output.pop(now) {
+                assert_eq!(chunk.offset, bytes[chunk.stream as usize]);
+                bytes[chunk.stream as usize] += chunk.data.len() as u64;
+                chunks += 1;
+            }
+        };
+        for turn in 0..100_000 {
+            output.push([OutputStream::Stdout, OutputStream::Stderr][turn % 2], b"x", now);
+            if output.room() == 0 {
+                send(&mut output);
+            }
+        }
+        send(&mut output);
+        assert_eq!(bytes, [50_000; 2]);
+        assert!(chunks < 2_300, "{chunks}");
+        assert!(!output.keeps_order(now) && output.keeps_order(now + Duration::from_millis(10)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::cgroup::CgroupLimits;
 use super::folder::{self, Folder};
+use super::order::WriteOrder;
 use super::pool::Pool;
 use super::prepared::Prepared;
 use super::receipt::Held;
@@ -33,6 +34,7 @@ pub(super) struct Launched {
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
+    pub(super) order: Option<WriteOrder>,
     pub(super) main_process: Option<u32>,
     /// Processor time that the sandbox had used before.
     pub(super) cpu_before: Duration,
@@ -116,14 +118,16 @@ pub(super) fn launch(
             rustix::fs::fchown(end, owner, None).map_err(|error| failed("hand a pipe over")(error.into()))?;
         }
     }
+    // Before the first write.
+    let order = WriteOrder::of([&stdout, &stderr]);
     let (began, at) = (Instant::now(), SystemTime::now());
-    let order = || -> io::Result<()> {
+    let hand_over = || -> io::Result<()> {
         let control = sandbox.first.control()?;
         let descriptors = [theirs_in.as_fd(), theirs_out.as_fd(), theirs_err.as_fd()];
         wire::send(control, &Order::Run(Box::new(script)), &descriptors)?;
         spec.files.iter().try_for_each(|file| wire::send_bytes(control, &file.content))
     };
-    order().map_err(failed("hand the script to its sandbox"))?;
+    hand_over().map_err(failed("hand the script to its sandbox"))?;
     drop((theirs_in, theirs_out, theirs_err));
     let mut main_process = None;
     loop {
@@ -134,7 +138,7 @@ pub(super) fn launch(
             (other, _) => return Err(failed("start the script")(io::Error::other(format!("{other:?} came instead")))),
         }
     }
-    Ok(Launched { sandbox, folder, name, stdin, stdout, stderr, main_process, cpu_before, began, at })
+    Ok(Launched { sandbox, folder, name, stdin, stdout, stderr, order, main_process, cpu_before, began, at })
 }
 
 /// Refuses what can't be run, and returns the program.

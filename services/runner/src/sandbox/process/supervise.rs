@@ -11,6 +11,7 @@ use super::coalesce::Coalescer;
 use super::ending::{Cause, Facts};
 use super::folder::Folder;
 use super::notices::Notices;
+use super::order::{Group, WriteOrder};
 use super::pipes::{Feed, Source};
 use super::prepared::Prepared;
 use super::receipt::Held;
@@ -47,6 +48,7 @@ pub(super) struct Supervisor {
     stdout: Source,
     stderr: Source,
     stdin: Feed,
+    order: Option<WriteOrder>,
     output: Coalescer,
     buffer: Vec<u8>,
     began: Instant,
@@ -90,7 +92,7 @@ impl Supervisor {
         launched: Launched,
         side: RunSide,
     ) -> Result<Supervisor, SandboxError> {
-        let Launched { sandbox, folder, name, stdin, stdout, stderr, main_process, cpu_before, began, at: _ } =
+        let Launched { sandbox, folder, name, stdin, stdout, stderr, order, main_process, cpu_before, began, at: _ } =
             launched;
         let failed = |source: io::Error| SandboxError::Setup { step: "watch the script".to_owned(), source };
         let exit = sandbox.first.exit_handle().and_then(sys::watch).map_err(failed)?;
@@ -101,6 +103,7 @@ impl Supervisor {
             notices,
             stdout: Source::new(stdout).map_err(failed)?,
             stderr: Source::new(stderr).map_err(failed)?,
+            order,
             stdin: Feed::new(stdin, spec.stdin.clone()).map_err(failed)?,
             output: Coalescer::new(config.coalesce, config.chunk_bytes, spec.limits.output_bytes),
             buffer: vec![0; config.chunk_bytes.max(1)],
@@ -325,25 +328,59 @@ impl Supervisor {
     }
 
     fn on_readable(&mut self, stream: OutputStream, ready: io::Result<()>, room: usize) {
+        if ready.is_ok() && self.take_in_order(room) {
+            return;
+        }
         let source = match stream {
             OutputStream::Stdout => &mut self.stdout,
             OutputStream::Stderr => &mut self.stderr,
         };
         match ready.and_then(|()| source.read(&mut self.buffer[..room])) {
             Ok(0) => source.close(),
-            Ok(count) => {
-                if !self.output.push(stream, &self.buffer[..count], Instant::now()) {
-                    self.truncated = true;
-                    self.end(Cause::Output);
-                    self.stdout.close();
-                    self.stderr.close();
-                }
-            }
+            Ok(count) => self.take(stream, count),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
                 tracing::warn!(execution_id = %self.spec.execution_id, %error, ?stream, "could not read a script's output");
                 source.close();
             }
+        }
+    }
+
+    /// Takes what is in the pipes at this moment, in the order in which it was written, if there is something and room for
+    /// all of it. What is written from now on is not taken: the other stream may be written to before.
+    fn take_in_order(&mut self, room: usize) -> bool {
+        let Some(order) = &mut self.order else { return false };
+        let available = order.settled(|| [self.stdout.available(), self.stderr.available()]);
+        let [out, err] = available.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+        let size = out.saturating_add(err);
+        if size == 0 || size > room || !self.output.keeps_order(Instant::now()) {
+            order.forget();
+            return false;
+        }
+        let mut read = |source: &mut Source, count: usize| {
+            let count = source.read_now(&mut self.buffer[..count]).unwrap_or(0);
+            self.buffer[..count].to_vec()
+        };
+        let data = [read(&mut self.stdout, out), read(&mut self.stderr, err)];
+        for Group { stream, data } in order.put(data) {
+            self.push(stream, &data);
+        }
+        true
+    }
+
+    /// Takes what was read into the buffer.
+    fn take(&mut self, stream: OutputStream, count: usize) {
+        let data = std::mem::take(&mut self.buffer);
+        self.push(stream, &data[..count]);
+        self.buffer = data;
+    }
+
+    fn push(&mut self, stream: OutputStream, data: &[u8]) {
+        if !self.truncated && !self.output.push(stream, data, Instant::now()) {
+            self.truncated = true;
+            self.end(Cause::Output);
+            self.stdout.close();
+            self.stderr.close();
         }
     }
 

@@ -1,13 +1,10 @@
 //! librdkafka's mock cluster, on a thread of its own: its handle can't leave it.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{sync::mpsc, thread};
 
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
-use runmesh_bus::{
-    KafkaConfig,
-    conformance::{TOPIC, TOPIC_2},
-};
-use runmesh_events::{Catalog, TopicSpec};
+use runmesh_bus::{KafkaConfig, conformance::TOPIC};
+use runmesh_events::Catalog;
 
 type Handle = MockCluster<'static, DefaultProducerContext>;
 type Command = Box<dyn FnOnce(&Handle) + Send>;
@@ -20,20 +17,14 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// With the topics that the tests use. The mock cluster does not know the call that makes topics, and takes long to
-    /// make them through its handle.
+    /// With the topic that the tests use. The mock cluster does not know the call that makes topics.
     pub(crate) fn start() -> Self {
-        Self::with_topics([TOPIC, TOPIC_2].iter().map(|topic| Catalog::get().topic(*topic).unwrap().clone()).collect())
-    }
-
-    pub(crate) fn with_topics(topics: Vec<TopicSpec>) -> Self {
+        let topic = Catalog::get().topic(TOPIC).unwrap();
         let (commands, queue) = mpsc::channel::<Command>();
         let (tell, brokers) = mpsc::channel();
         let thread = thread::spawn(move || {
             let cluster = MockCluster::new(1).unwrap();
-            for topic in topics {
-                cluster.create_topic(&topic.name, topic.partitions, 1).unwrap();
-            }
+            cluster.create_topic(&topic.name, topic.partitions, 1).unwrap();
             tell.send(cluster.bootstrap_servers()).unwrap();
             while let Ok(command) = queue.recv() {
                 command(&cluster);
@@ -43,19 +34,7 @@ impl Cluster {
     }
 
     pub(crate) fn config(&self) -> KafkaConfig {
-        let mut config = KafkaConfig {
-            max_record_bytes: 4 << 20,
-            delivery_timeout: Duration::from_secs(5),
-            ..KafkaConfig::new(&self.brokers)
-        };
-        // The mock cluster lets every rebalance last as long as a session, less a second.
-        config.properties.insert("session.timeout.ms".to_owned(), "3000".to_owned());
-        config.properties.insert("heartbeat.interval.ms".to_owned(), "200".to_owned());
-        config
-    }
-
-    pub(crate) fn brokers(&self) -> &str {
-        &self.brokers
+        KafkaConfig::new(&self.brokers)
     }
 
     /// Does something to the cluster.

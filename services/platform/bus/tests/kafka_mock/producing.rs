@@ -1,0 +1,44 @@
+//! Publishing while the cluster has its troubles.
+
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use runmesh_bus::{
+    Bus as _, BusError, KafkaBus,
+    conformance::{TOPIC, record, within},
+};
+
+use crate::cluster::Cluster;
+
+/// What the broker refuses for the moment is sent again, in order and once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transient_refusal_is_sent_again_in_order() {
+    let cluster = Cluster::start();
+    let bus = KafkaBus::open(cluster.config()).unwrap();
+    cluster.tell(|cluster| {
+        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[error, error]);
+    });
+    let results = bus.publish((1..=20).map(|sequence| record(TOPIC, "a", sequence)).collect()).await;
+    let offsets: Vec<u64> = results.into_iter().map(|result| result.unwrap().offset).collect();
+    assert_eq!(offsets, (0..20).collect::<Vec<_>>());
+}
+
+/// A producer that has lost its place in a partition's order can't go on; another takes its place, and what was refused is
+/// an error that may be tried again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_can_not_go_on_is_replaced() {
+    let cluster = Cluster::start();
+    let bus = KafkaBus::open(cluster.config()).unwrap();
+    bus.publish(vec![record(TOPIC, "a", 1)]).await.remove(0).unwrap();
+    cluster.tell(|cluster| {
+        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+    });
+    let refused = bus.publish(vec![record(TOPIC, "a", 2)]).await.remove(0);
+    assert!(matches!(refused, Err(BusError::Unavailable(_))), "{refused:?}");
+    let publish = async {
+        while let Err(error) = bus.publish(vec![record(TOPIC, "a", 2)]).await.remove(0) {
+            assert!(error.is_transient(), "{error}");
+        }
+    };
+    within("another producer publishes it", publish).await;
+}
