@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Names the helper where these tests run elsewhere.
-pub(crate) const HELPER_VARIABLE: &str = "RUNMESH_TEST_HELPER";
+pub(crate) const HELPER_VARIABLE: &str = "MESH_TEST_HELPER";
 
 /// A user that no file belongs to.
 const USER: u32 = 64_321;
