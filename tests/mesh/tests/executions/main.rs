@@ -8,6 +8,7 @@ mod cases;
 mod inputs;
 mod kafka;
 mod languages;
+mod limits;
 mod output;
 mod records;
 mod slots;
