@@ -1,13 +1,16 @@
 //! Runs scripts: the sandboxes that hold them, and the interpreters of this machine.
 //!
 //! [`sandbox`] is the seam: a [`Sandbox`] starts a script and gives its output while it runs, then one verdict.
-//! [`runtimes`] finds the interpreters that the registry file `runtimes.toml` describes.
+//! [`runtimes`] finds the interpreters that the registry file `runtimes.toml` describes. `conformance` (a feature) is the suite that
+//! every sandbox passes.
 //!
 //! Invariants: what a run makes (processes, folders) is gone after it, however it ends; a verdict rests on evidence;
 //! a script that writes faster than its output is taken waits, the node's memory does not grow.
 
 mod cases;
 mod compile;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod execute;
 mod lease;
 mod log;

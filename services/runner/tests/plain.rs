@@ -15,5 +15,7 @@ mod ordinary;
 mod output;
 #[path = "process/start.rs"]
 mod start;
+#[path = "process/suite.rs"]
+mod suite;
 
 const AVOID: Avoid = Avoid { namespaces: true, privileges: false, cgroups: true, landlock: false, seccomp: false };

@@ -15,5 +15,7 @@ mod ordinary;
 mod output;
 #[path = "process/start.rs"]
 mod start;
+#[path = "process/suite.rs"]
+mod suite;
 
 const AVOID: Avoid = Avoid { namespaces: false, privileges: true, cgroups: false, landlock: false, seccomp: false };

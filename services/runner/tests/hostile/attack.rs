@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use runmesh_runner::{Ending, Level, Limit, Limits, Run, RunSpec, Sandbox, SourceFile};
 
+pub(crate) use crate::harness::limited;
 use crate::harness::{Finished, Harness, assert_exited, bash, finish, mark, marked, spec, until};
 
 /// An attack by a Perl script, since Perl can make any system call and is part of every Debian.
@@ -13,12 +14,6 @@ pub(crate) fn perl(script: &str) -> RunSpec {
         files: vec![SourceFile { path: "main.pl".to_owned(), content: script.to_owned().into() }],
         ..spec(&["/usr/bin/perl", "main.pl"])
     }
-}
-
-pub(crate) fn limited(spec: RunSpec, limit: impl FnOnce(&mut Limits)) -> RunSpec {
-    let mut spec = spec;
-    limit(&mut spec.limits);
-    spec
 }
 
 /// Whether this limit is held to in full here, with evidence from a cgroup.

@@ -10,7 +10,7 @@ mod others;
 mod processes;
 mod resources;
 
-#[allow(dead_code, reason = "shared with tests that need more of it")]
+#[allow(dead_code, unused_imports, reason = "shared with tests that need more of it")]
 #[path = "../process/harness.rs"]
 mod harness;
 #[path = "../process/ordinary.rs"]

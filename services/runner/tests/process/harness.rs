@@ -1,30 +1,18 @@
 //! A sandbox in a folder of its own, and short ways to run something in it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use runmesh_runner::{
-    Chunk, Ending, HelperCommand, Limits, Outcome, OutputStream, ProcessConfig, ProcessSandbox, Run, RunSpec, Sandbox,
-    SourceFile,
+use async_trait::async_trait;
+pub(crate) use runmesh_runner::conformance::{
+    Finished, PATIENCE, assert_exited, bash, finish, finish_rest, limited, next_text, spec,
 };
-
-/// Long enough for whatever a test waits for, on any machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use runmesh_runner::{HelperCommand, ProcessConfig, ProcessSandbox, Run, RunSpec, Sandbox, conformance};
 
 pub(crate) struct Harness {
     pub(crate) sandbox: ProcessSandbox,
     // Removed after the sandbox is gone.
     _root: tempfile::TempDir,
-}
-
-/// Everything that a run gave.
-pub(crate) struct Finished {
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: Vec<u8>,
-    pub(crate) chunks: Vec<Chunk>,
-    pub(crate) outcome: Outcome,
 }
 
 impl Harness {
@@ -65,6 +53,24 @@ impl Harness {
     }
 }
 
+#[async_trait]
+impl conformance::Harness for Harness {
+    async fn new() -> Harness {
+        Harness::new()
+    }
+
+    fn sandbox(&self) -> &dyn Sandbox {
+        &self.sandbox
+    }
+
+    async fn left(&self, execution_id: &str) -> Vec<String> {
+        let folders = self.folders().into_iter().map(|folder| folder.display().to_string());
+        let processes = marked(&format!("RUNMESH_EXECUTION_ID={execution_id}")).into_iter();
+        let prefix = format!("{execution_id}-");
+        folders.filter(|path| path.contains(&prefix)).chain(processes.map(|pid| format!("process {pid}"))).collect()
+    }
+}
+
 /// The program that makes the sandboxes of these tests.
 pub(crate) fn helper() -> HelperCommand {
     let elsewhere = std::env::var_os(crate::ordinary::HELPER_VARIABLE);
@@ -72,64 +78,6 @@ pub(crate) fn helper() -> HelperCommand {
         program: elsewhere.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandbox-helper").into()).into(),
         arguments: vec![runmesh_runner::SANDBOX_HELPER_ARGUMENT.into()],
     }
-}
-
-pub(crate) fn spec(command: &[&str]) -> RunSpec {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    RunSpec {
-        execution_id: format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),
-        attempt: 1,
-        command: command.iter().map(|part| (*part).to_owned()).collect(),
-        files: Vec::new(),
-        stdin: "".into(),
-        environment: BTreeMap::new(),
-        limits: Limits { wall_time: Duration::from_secs(60), output_bytes: 64 * 1024 * 1024, ..Limits::default() },
-        part: String::new(),
-        strict: false,
-        collect: None,
-    }
-}
-
-pub(crate) fn bash(script: &str) -> RunSpec {
-    RunSpec {
-        files: vec![SourceFile { path: "main.sh".to_owned(), content: script.to_owned().into() }],
-        ..spec(&["/bin/bash", "main.sh"])
-    }
-}
-
-/// Takes all output, checks that the offsets have no hole, and waits for the end.
-pub(crate) async fn finish(mut run: Run) -> Finished {
-    let work = async {
-        let (mut stdout, mut stderr, mut chunks) = (Vec::new(), Vec::new(), Vec::new());
-        // Where the output begins that has not been taken yet.
-        let mut starts = [None, None];
-        while let Some(chunk) = run.next_chunk().await {
-            let stream = match chunk.stream {
-                OutputStream::Stdout => &mut stdout,
-                OutputStream::Stderr => &mut stderr,
-            };
-            assert!(!chunk.data.is_empty() && chunk.data.len() <= 64 * 1024);
-            let start = &mut starts[chunk.stream as usize];
-            assert_eq!(chunk.offset, *start.get_or_insert(chunk.offset) + stream.len() as u64);
-            stream.extend_from_slice(&chunk.data);
-            chunks.push(chunk);
-        }
-        let outcome = run.wait().await;
-        for (count, start, stream) in [
-            (outcome.usage.stdout_bytes, starts[OutputStream::Stdout as usize], &stdout),
-            (outcome.usage.stderr_bytes, starts[OutputStream::Stderr as usize], &stderr),
-        ] {
-            assert_eq!(count, start.unwrap_or(count) + stream.len() as u64);
-        }
-        Finished { stdout, stderr, chunks, outcome }
-    };
-    tokio::time::timeout(PATIENCE, work).await.expect("the run should end")
-}
-
-/// The next piece of output as text, which must come soon.
-pub(crate) async fn next_text(run: &mut Run) -> String {
-    let chunk = tokio::time::timeout(PATIENCE, run.next_chunk()).await.expect("output should come");
-    String::from_utf8(chunk.expect("there should be output").data.to_vec()).unwrap()
 }
 
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -175,10 +123,4 @@ pub(crate) fn mark(spec: &RunSpec) -> String {
 /// The processes that have a mark.
 pub(crate) fn marked(mark: &str) -> Vec<u32> {
     processes().into_iter().filter(|pid| environment_has(*pid, mark)).collect()
-}
-
-#[track_caller]
-pub(crate) fn assert_exited(finished: &Finished, code: i32) {
-    let stderr = String::from_utf8_lossy(&finished.stderr);
-    assert_eq!(finished.outcome.ending, Ending::Exited(code), "stderr: {stderr}");
 }

@@ -3,11 +3,10 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use runmesh_runner::{Collect, Ending, Level, Limit, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
+use runmesh_runner::{Ending, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
 
 use crate::harness::{
-    Harness, assert_exited, bash, environment_has, finish, group_is_alive, helper, is_alive, next_text, processes,
-    spec, until,
+    Harness, assert_exited, bash, finish, group_is_alive, helper, is_alive, limited, next_text, spec, until,
 };
 
 #[tokio::test]
@@ -86,31 +85,6 @@ async fn folders_nested_deeper_than_any_path_are_removed() {
     let finished = harness.run(spec(&["/usr/bin/perl", "-e", "for (1 .. 3000) { mkdir 'd'; chdir 'd' or die }"])).await;
     assert_exited(&finished, 0);
     until("the folder should be gone", || harness.folders().is_empty()).await;
-}
-
-#[tokio::test]
-async fn dropping_a_run_kills_it_and_removes_its_folder() {
-    let harness = Harness::new();
-    let mut run = harness.start(bash("trap '' TERM; sleep 1000 & echo ready; while :; do :; done")).await;
-    let group = run.started().pid.unwrap();
-    assert_eq!(next_text(&mut run).await, "ready\n");
-    drop(run);
-    until("the group should be gone", || !group_is_alive(group)).await;
-    until("the folder should be gone", || harness.folders().is_empty()).await;
-}
-
-#[tokio::test]
-async fn dropping_a_start_leaves_nothing() {
-    let harness = Harness::new();
-    for _ in 0..20 {
-        let spec = bash("sleep 1000");
-        let mark = format!("RUNMESH_EXECUTION_ID={}", spec.execution_id);
-        let start = harness.sandbox.start(spec);
-        // Polled once, then dropped.
-        tokio::select! { biased; _ = start => {}, () = std::future::ready(()) => {} }
-        until("the folder should be gone", || harness.folders().is_empty()).await;
-        until("the process should be gone", || !processes().into_iter().any(|pid| environment_has(pid, &mark))).await;
-    }
 }
 
 #[test]
@@ -193,63 +167,17 @@ async fn a_helper_that_is_killed_takes_its_runs_with_it_and_is_started_again() {
 }
 
 #[tokio::test]
-async fn a_strict_run_is_refused_where_a_limit_does_not_hold_in_full() {
-    let harness = Harness::new();
-    let mut spec = bash("true");
-    spec.limits.cpu_millis = Some(500);
-    spec.strict = true;
-    let missing: Vec<Limit> = harness
-        .sandbox
-        .receipt(&spec.limits)
-        .iter()
-        .filter(|line| !line.holds() && !line.asked.is_empty())
-        .map(|line| line.limit)
-        .collect();
-    match harness.sandbox.start(spec.clone()).await {
-        Ok(run) => {
-            assert_eq!(missing, []);
-            assert_exited(&finish(run).await, 0);
-        }
-        Err(runmesh_runner::SandboxError::NotEnforced { missing: told }) => {
-            assert_eq!(told.iter().map(|line| line.limit).collect::<Vec<_>>(), missing);
-            assert!(missing.contains(&Limit::Cpu));
-        }
-        Err(other) => panic!("{other}"),
-    }
-    // Without cgroups there is nothing that could hold a share of a processor.
+async fn without_cgroups_nothing_holds_a_share_of_a_processor() {
     let harness = Harness::with(|config| config.avoid.cgroups = true);
+    let spec = RunSpec { strict: true, ..limited(bash("true"), |limits| limits.cpu_millis = Some(500)) };
     let error = harness.sandbox.start(spec).await.unwrap_err();
     assert!(error.to_string().contains("cpu_millis"), "{error}");
 }
 
-#[tokio::test]
-async fn what_a_compiler_made_is_given_back_and_can_be_run() {
-    let harness = Harness::new();
-    let mut spec = bash("mkdir out; printf '#!/bin/sh\\necho made\\n' > out/program; echo x > other");
-    spec.collect = Some(Collect { folder: "out".to_owned(), files: 4, bytes: 1 << 20 });
-    let made = harness.run(spec.clone()).await.outcome.collected;
-    assert_eq!(made.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["out/program"]);
-    let next = RunSpec { command: vec!["./out/program".to_owned()], files: made, collect: None, ..spec };
-    let finished = harness.run(RunSpec { part: "run".to_owned(), ..next }).await;
-    assert_eq!(finished.stdout, b"made\n");
-}
-
-#[tokio::test]
-async fn the_receipt_tells_what_holds() {
-    let harness = Harness::new();
-    let spec = bash("true");
-    let told = harness.sandbox.receipt(&spec.limits);
-    let finished = harness.run(spec).await;
-    let limits: Vec<Limit> = finished.outcome.receipt.iter().map(|line| line.limit).collect();
-    assert_eq!(limits, Limit::ALL);
-    assert_eq!(told, finished.outcome.receipt);
-    if !crate::AVOID.namespaces {
-        assert_eq!(harness.sandbox.refusals(), [""; 0], "this machine should allow it");
-    }
-    for line in &finished.outcome.receipt {
-        assert_eq!(line.level == Level::None, line.mechanism.is_empty(), "{line:?}");
-        assert_eq!(line.level == Level::Full, line.reason.is_empty(), "{line:?}");
-    }
+#[test]
+fn the_best_isolation_is_found() {
+    let refusals = Harness::new().sandbox.refusals().to_vec();
+    assert!(crate::AVOID.namespaces || refusals.is_empty(), "this machine should allow it: {refusals:?}");
 }
 
 fn parent(pid: u32) -> u32 {

@@ -9,5 +9,6 @@ mod hygiene;
 mod ordinary;
 mod output;
 mod start;
+mod suite;
 
 const AVOID: Avoid = Avoid { namespaces: false, privileges: false, cgroups: false, landlock: false, seccomp: false };

@@ -2,17 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use runmesh_runner::{Ending, Limits, OutputStream, RunSpec};
+use runmesh_runner::OutputStream;
 
 use crate::harness::{Harness, assert_exited, bash, finish, next_text, spec};
-
-#[tokio::test]
-async fn a_hundred_thousand_lines_arrive_whole() {
-    let finished = Harness::new().run(spec(&["/usr/bin/seq", "100000"])).await;
-    let expected: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
-    assert!(finished.stdout == expected.as_bytes());
-    assert_exited(&finished, 0);
-}
 
 #[tokio::test]
 async fn a_flood_of_single_lines_makes_few_chunks() {
@@ -22,20 +14,6 @@ async fn a_flood_of_single_lines_makes_few_chunks() {
     // One per window, and those that were full.
     let most = finished.outcome.usage.wall.as_millis() / 5 + 588_890 / 65_536 + 10;
     assert!(chunks <= most, "{chunks} chunks, at most {most} expected");
-}
-
-#[tokio::test]
-async fn a_line_of_a_mebibyte_arrives_whole() {
-    let finished = Harness::new().run(bash("head -c 1048576 /dev/zero | tr '\\0' x; echo")).await;
-    assert_eq!(finished.stdout.len(), 1_048_577);
-    assert!(finished.stdout[..1_048_576].iter().all(|byte| *byte == b'x'));
-}
-
-#[tokio::test]
-async fn binary_output_survives() {
-    let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
-    let finished = Harness::new().run(RunSpec { stdin: bytes.clone().into(), ..spec(&["/bin/cat"]) }).await;
-    assert!(finished.stdout == bytes);
 }
 
 #[tokio::test]
@@ -49,13 +27,6 @@ async fn an_emoji_split_between_two_chunks_survives() {
     let second = run.next_chunk().await.unwrap();
     assert_eq!((&first.data[..], second.offset), (&b"\xf0\x9f"[..], 2));
     assert_eq!([first.data, second.data].concat(), "😀\n".as_bytes());
-}
-
-#[tokio::test]
-async fn no_output_is_no_chunk() {
-    let finished = Harness::new().run(spec(&["/bin/true"])).await;
-    assert!(finished.chunks.is_empty());
-    assert_exited(&finished, 0);
 }
 
 #[tokio::test]
@@ -156,57 +127,4 @@ async fn a_script_waits_for_an_owner_that_takes_nothing() {
     }
     assert!(last < 10, "{last} pieces were written though nobody took any");
     assert_eq!(finish(run).await.stdout.len(), 64 * 65_536);
-}
-
-#[tokio::test]
-async fn an_owner_who_only_waits_gets_the_verdict() {
-    let harness = Harness::new();
-    let run = harness.start(bash("head -c 10000000 /dev/zero; exit 3")).await;
-    assert_eq!(run.wait().await.ending, Ending::Exited(3));
-}
-
-fn limited(bytes: u64, script: &str) -> RunSpec {
-    let spec = bash(script);
-    RunSpec { limits: Limits { output_bytes: bytes, ..spec.limits.clone() }, ..spec }
-}
-
-#[tokio::test]
-async fn output_beyond_the_limit_ends_the_script_and_what_is_within_is_delivered() {
-    let harness = Harness::new();
-    let finished = harness.run(limited(100_000, "yes & yes >&2")).await;
-    assert_eq!(finished.outcome.ending, Ending::OutputLimit);
-    assert_eq!(finished.stdout.len() + finished.stderr.len(), 100_000);
-}
-
-#[tokio::test]
-async fn output_of_exactly_the_limit_is_fine() {
-    let finished = Harness::new().run(limited(6, "echo 12345")).await;
-    assert_exited(&finished, 0);
-    assert_eq!(finished.stdout, b"12345\n");
-}
-
-#[tokio::test]
-async fn a_script_that_ended_by_itself_with_too_much_output_is_no_success() {
-    let finished = Harness::new().run(limited(5, "echo 12345")).await;
-    assert_eq!((finished.outcome.ending, &finished.stdout[..]), (Ending::OutputLimit, &b"12345"[..]));
-}
-
-#[tokio::test]
-async fn stdin_larger_than_the_pipe_comes_back_whole() {
-    let bytes: Vec<u8> = (0..1_048_576_u32).map(|number| (number % 251) as u8).collect();
-    let finished = Harness::new().run(RunSpec { stdin: bytes.clone().into(), ..spec(&["/bin/cat"]) }).await;
-    assert!(finished.stdout == bytes);
-}
-
-#[tokio::test]
-async fn stdin_that_nobody_reads_is_no_error() {
-    let finished = Harness::new().run(RunSpec { stdin: vec![b'x'; 1_048_576].into(), ..bash("echo done") }).await;
-    assert_eq!(finished.stdout, b"done\n");
-    assert_exited(&finished, 0);
-}
-
-#[tokio::test]
-async fn stdin_ends_when_there_is_none() {
-    let finished = Harness::new().run(bash("read line || echo end")).await;
-    assert_eq!(finished.stdout, b"end\n");
 }

@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Controller, Folders, Version};
 
+/// The controllers that matter in version 2.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+/// Where the node is itself in version 2, below its cgroup.
+const LEAF: &str = "runmesh-node";
+
 /// What was found.
 pub(super) struct Found {
     pub(super) version: Version,
@@ -42,30 +47,21 @@ pub(super) fn discover(name: &str) -> Result<Found, String> {
 }
 
 /// `None`: the controllers that matter belong to version 1.
-fn second_version(own: &Path, name: &str) -> Result<Option<Found>, String> {
+fn second_version(place: &Path, name: &str) -> Result<Option<Found>, String> {
+    let own = home(place);
     let available = fs::read_to_string(own.join("cgroup.controllers")).map_err(|error| refusal(own, &error))?;
     let available: Vec<&str> = available.split_whitespace().collect();
-    let wanted = ["memory", "pids", "cpu"];
-    if !wanted.iter().any(|wanted| available.contains(wanted)) {
+    let wanted: Vec<&str> = CONTROLLERS.into_iter().filter(|wanted| available.contains(wanted)).collect();
+    if wanted.is_empty() {
         return Ok(None);
     }
     let parent = own.join(name);
     make(&parent).map_err(|error| refusal(&parent, &error))?;
-    let enable: Vec<String> =
-        wanted.iter().filter(|one| available.contains(one)).map(|one| format!("+{one}")).collect();
-    let enable = enable.join(" ");
-    let delegate = |folder: &Path| fs::write(folder.join("cgroup.subtree_control"), &enable);
-    // A cgroup with processes in it can't hand controllers on, so this process moves into a leaf.
-    if delegate(own).is_err() {
-        let leaf = own.join("runmesh-node");
-        make(&leaf).map_err(|error| refusal(&leaf, &error))?;
-        fs::write(leaf.join("cgroup.procs"), std::process::id().to_string()).map_err(|error| refusal(&leaf, &error))?;
-        delegate(own).map_err(|error| {
-            let others = "other processes are in the node's cgroup; start it in one of its own";
-            format!("{} can't hand controllers on ({error}): {others}", own.display())
-        })?;
+    if let Err(why) = hand_on(own, &wanted).and_then(|()| delegate(&parent, &wanted).map_err(|e| refusal(&parent, &e)))
+    {
+        fs::remove_dir(&parent).ok();
+        return Err(why);
     }
-    delegate(&parent).map_err(|error| refusal(&parent, &error))?;
     let mut parents = Folders::default();
     let mut missing = Vec::new();
     for (controller, needs) in [
@@ -81,6 +77,33 @@ fn second_version(own: &Path, name: &str) -> Result<Option<Found>, String> {
         }
     }
     Ok(Some(Found { version: Version::Two, parents, missing }))
+}
+
+/// The cgroup that is this node's: its processes are in a leaf of it if it has handed controllers on before.
+fn home(place: &Path) -> &Path {
+    if place.file_name().is_some_and(|name| name == LEAF) { place.parent().unwrap_or(place) } else { place }
+}
+
+/// Lets cgroups below the node's own have these controllers. One with processes in it can't hand them on, so this process
+/// moves into a leaf, and stays there: processes that it starts later are there too.
+fn hand_on(own: &Path, controllers: &[&str]) -> Result<(), String> {
+    if delegate(own, controllers).is_ok() {
+        return Ok(());
+    }
+    let leaf = own.join(LEAF);
+    let enter = |folder: &Path| fs::write(folder.join("cgroup.procs"), std::process::id().to_string());
+    make(&leaf).and_then(|()| enter(&leaf)).map_err(|error| refusal(&leaf, &error))?;
+    delegate(own, controllers).map_err(|error| {
+        // Back, so that nothing is left. Fails where other sandboxes of this process need the leaf.
+        enter(own).and_then(|()| fs::remove_dir(&leaf)).ok();
+        let others = "other processes are in the node's cgroup; start it in one of its own";
+        format!("{} can't hand controllers on ({error}): {others}", own.display())
+    })
+}
+
+fn delegate(folder: &Path, controllers: &[&str]) -> io::Result<()> {
+    let enable: Vec<String> = controllers.iter().map(|controller| format!("+{controller}")).collect();
+    fs::write(folder.join("cgroup.subtree_control"), enable.join(" "))
 }
 
 fn first_version(mounts: &[Mount], own: &str, name: &str) -> Result<Found, String> {
@@ -183,6 +206,12 @@ mod tests {
         assert_eq!(place(&mounts[1], Path::new("/docker/abc/x")), Path::new("/sys/fs/cgroup/memory/x"));
         assert_eq!(place(&mounts[1], Path::new("/elsewhere")), Path::new("/sys/fs/cgroup/memory"));
         assert_eq!(place(&mounts[2], Path::new("/user.slice")), Path::new("/sys/fs/cgroup/unified/user.slice"));
+    }
+
+    #[test]
+    fn the_leaf_of_a_node_is_not_taken_for_its_cgroup() {
+        assert_eq!(home(Path::new("/sys/fs/cgroup/a")), Path::new("/sys/fs/cgroup/a"));
+        assert_eq!(home(Path::new("/sys/fs/cgroup/a/runmesh-node")), Path::new("/sys/fs/cgroup/a"));
     }
 
     #[test]
