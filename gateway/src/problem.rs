@@ -54,16 +54,17 @@ impl Problem {
         let details = status.get_error_details();
         let info = details.error_info();
         let reason = info.map(|info| info.reason.clone()).unwrap_or_default();
-        let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+        let fields = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+        let fields = fields.iter().map(|v| FieldProblem { field: v.field.clone(), description: v.description.clone() });
+        // Of these the subject is what a field is of those.
+        let unmet = details.precondition_failure().map(|unmet| unmet.violations.as_slice()).unwrap_or_default();
+        let unmet = unmet.iter().map(|v| FieldProblem { field: v.subject.clone(), description: v.description.clone() });
         let retry_delay = details.retry_info().and_then(|retry| retry.retry_delay);
         let http = if reason == REQUEST_TOO_LARGE { StatusCode::PAYLOAD_TOO_LARGE } else { http_status(status.code()) };
         Self(Box::new(Parts {
             code: code_name(status.code()),
             detail: status.message().to_owned(),
-            violations: violations
-                .iter()
-                .map(|v| FieldProblem { field: v.field.clone(), description: v.description.clone() })
-                .collect(),
+            violations: fields.chain(unmet).collect(),
             retry_after: retry_delay.map(|delay| delay.as_secs_f64()),
             retry_delay,
             metadata: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
@@ -177,6 +178,21 @@ mod tests {
                 "code": "INVALID_ARGUMENT", "reason": "INVALID_ARGUMENT",
                 "violations": [{"field": "spec.language", "description": "is empty"}],
             })
+        );
+    }
+
+    #[test]
+    fn preconditions_that_are_not_met_are_listed_as_fields_are() {
+        let missing =
+            vec![status::Violation::new("memory_bytes", "no cgroups"), status::Violation::new("network", "none")];
+        let status = status::failed_preconditions("LIMITS_NOT_ENFORCED", "not here", missing);
+        let json: serde_json::Value = serde_json::from_str(&Problem::from_status(&status).to_json()).unwrap();
+        assert_eq!((&json["status"], &json["reason"]), (&400.into(), &"LIMITS_NOT_ENFORCED".into()));
+        assert_eq!(
+            json["violations"],
+            serde_json::json!([
+                {"field": "memory_bytes", "description": "no cgroups"}, {"field": "network", "description": "none"},
+            ])
         );
     }
 

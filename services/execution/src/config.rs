@@ -28,7 +28,7 @@ pub struct ExecutionConfig {
     pub maximum_cases_wall_time: Duration,
 }
 
-/// Limits of a run.
+/// Limits of a run. Where only some of them are set, the node's settings have the defaults for the others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsConfig {
@@ -42,16 +42,13 @@ pub struct LimitsConfig {
     /// Thousandths of a processor core.
     pub cpu_millis: i32,
     /// Processor time of all processes together, such as "30s". Zero: no limit as a default; as a maximum, as the default.
-    #[serde(with = "humantime_serde", default)]
+    #[serde(with = "humantime_serde")]
     pub cpu_time: Duration,
     /// Processes and threads at once. 0: the sandbox's own limit as a default; as a maximum, as the default.
-    #[serde(default)]
     pub processes: i32,
     /// Bytes of all files that a script makes. 0: as for `processes`.
-    #[serde(default)]
     pub disk_bytes: i64,
     /// Bytes of any one file that a script writes. 0: as `disk_bytes`.
-    #[serde(default)]
     pub file_bytes: i64,
 }
 

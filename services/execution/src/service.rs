@@ -150,7 +150,7 @@ pub(crate) fn execution_id(text: &str) -> Result<ExecutionId, ExecutionError> {
 }
 
 /// The field of `Limits`, or what else is held.
-pub(crate) fn api_name(limit: LimitKind) -> &'static str {
+pub fn api_name(limit: LimitKind) -> &'static str {
     match limit {
         LimitKind::Unspecified => "",
         LimitKind::WallTime => "wall_time",

@@ -63,10 +63,15 @@ fn runtime(spec: &ExecutionSpec, runtimes: &dyn Runtimes, violations: &mut Vec<V
     if of_language.is_empty() {
         let languages: BTreeSet<&str> = known.iter().map(|runtime| runtime.language.as_str()).collect();
         let languages: Vec<&str> = languages.into_iter().collect();
-        let what = if spec.language.is_empty() {
-            "is missing".to_owned()
-        } else {
-            format!("{:?} is not known", spec.language)
+        let missing = runtimes.unavailable().into_iter().find(|missing| missing.language == spec.language);
+        let what = match missing {
+            _ if spec.language.is_empty() => "is missing".to_owned(),
+            None => format!("{:?} is not known", spec.language),
+            Some(missing) if missing.package.is_empty() => format!("{:?} is not installed here", spec.language),
+            Some(missing) => {
+                let (language, package) = (&spec.language, missing.package);
+                format!("{language:?} is not installed here; on Debian the package {package} brings it")
+            }
         };
         violations.push(Violation::new("spec.language", format!("{what}; one of: {}", languages.join(", "))));
     } else {

@@ -97,9 +97,9 @@ pub struct RunArgs {
     /// An environment variable of the script; can be given again
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<String>,
-    /// The wall-clock limit, such as 30s
-    #[arg(long, value_name = "DURATION", value_parser = humantime_duration)]
-    pub timeout: Option<Duration>,
+    /// What the script may use.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Print every event as a line of JSON instead of the output
     #[arg(long)]
     pub json: bool,
@@ -109,6 +109,38 @@ pub struct RunArgs {
     /// The settings of the own node.
     #[command(flatten)]
     pub config: ConfigArgs,
+}
+
+/// What a script may use. What is not given is the node's default.
+#[derive(Debug, Clone, Default, Args)]
+pub struct LimitArgs {
+    /// The wall-clock limit, such as 30s
+    #[arg(long, value_name = "DURATION", value_parser = humantime_duration)]
+    pub timeout: Option<Duration>,
+    /// The limit of processor time of all processes together, such as 10s
+    #[arg(long, value_name = "DURATION", value_parser = humantime_duration)]
+    pub cpu_time: Option<Duration>,
+    /// How many processor cores, such as 0.5
+    #[arg(long, value_name = "CORES", value_parser = millis)]
+    pub cpus: Option<i32>,
+    /// The memory limit, such as 256M; K, M and G stand for 1,024 and its powers
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<i64>,
+    /// How many processes and threads at once
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
+    pub processes: Option<i32>,
+    /// The limit of all files that the script makes together, such as 64M
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub disk: Option<i64>,
+    /// The limit of any one file that the script writes, such as 16M
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub file_size: Option<i64>,
+    /// The limit of standard output and standard error together, such as 1M
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub output: Option<i64>,
+    /// Refuse to run it where one of the limits can't be held to in full
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// `runmesh dev`.
@@ -275,9 +307,59 @@ fn humantime_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
+/// A number of bytes: `4096`, `64K`, `1.5GiB`.
+fn size(text: &str) -> Result<i64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        _ => return Err(format!("{unit:?} is not a unit: K, M or G")),
+    };
+    scaled(number, factor)
+}
+
+/// Processor cores as thousandths of one.
+fn millis(text: &str) -> Result<i32, String> {
+    scaled(text, 1_000).and_then(|millis| i32::try_from(millis).map_err(|_| "is too many".to_owned()))
+}
+
+/// A number with a few digits after the point, times a factor. 0 would stand for the default, so it is none.
+fn scaled(number: &str, factor: i64) -> Result<i64, String> {
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > 3 || number.ends_with('.') {
+        return Err("is not a number with at most three digits after the point".to_owned());
+    }
+    let thousandths: Option<i64> = format!("{whole}{part:0<3}").parse().ok();
+    match thousandths.and_then(|number| number.checked_mul(factor)).map(|number| number / 1_000) {
+        Some(number) if number > 0 => Ok(number),
+        Some(_) => Err("is too small".to_owned()),
+        None => Err("is too large".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    use super::{millis, size};
+
+    #[test]
+    fn sizes_have_units_and_cores_have_parts() {
+        for (text, bytes) in
+            [("1", 1), ("4096", 4_096), ("64K", 65_536), ("1.5GiB", 3 << 29), ("2mb", 2 << 20), ("3b", 3)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "M", "-1", "1.", ".5", "1T", "1.2345K", "0.1", "9999999999G", "1 2"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!((millis("0.5"), millis("2"), millis("1.25")), (Ok(500), Ok(2_000), Ok(1_250)));
+        assert!(millis("0").is_err() && millis("9999999").is_err() && millis("1K").is_err());
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -296,7 +296,9 @@ impl Config {
         if let Some(name) = environment.unreadable.first() {
             return Err(ConfigError::Setting { key: "environment", reason: format!("{name} is not UTF-8") });
         }
-        let mut builder = config::Config::builder();
+        // Tables of limits, of which each setting overrides its own default alone.
+        let limits = Map::from([("execution".to_owned(), ExecutionConfig::default())]);
+        let mut builder = config::Config::builder().add_source(config::Config::try_from(&limits)?);
         for (key, value) in defaults {
             builder = builder.set_default(*key, *value)?;
         }
@@ -421,6 +423,24 @@ mod tests {
         assert_eq!(environment.gateway.cors_origins, ["http://a", "http://b"]);
         let flags = load(Some(file), &variables, &["scheduler.slots=3"]).unwrap();
         assert_eq!(flags.scheduler.slots, 3);
+    }
+
+    #[test]
+    fn a_limit_overrides_its_own_default_alone() {
+        let known = ExecutionConfig::default();
+        let file = "[execution.maximum_limits]\ncpu_millis = 8000\n";
+        let variables = [("RUNMESH_EXECUTION__DEFAULT_COMPILE_LIMITS__WALL_TIME", "7s")];
+        let overrides = ["execution.default_limits.memory_bytes=8388608", "execution.default_limits.cpu_time=3s"];
+        let execution = load(Some(file), &variables, &overrides).unwrap().execution;
+        let mut expected = known.clone();
+        expected.maximum_limits.cpu_millis = 8_000;
+        expected.default_compile_limits.wall_time = Duration::from_secs(7);
+        expected.default_limits.memory_bytes = 8 << 20;
+        expected.default_limits.cpu_time = Duration::from_secs(3);
+        assert_eq!(execution, expected);
+        assert_eq!(load(None, &[], &[]).unwrap().execution, known);
+        let words = load(None, &[], &["execution.default_limits.memory=1"]).unwrap_err().to_string();
+        assert!(words.contains("memory"), "{words}");
     }
 
     #[test]

@@ -84,7 +84,8 @@ impl Streams {
 
 /// A case's result without what can be large, so that a thousand of them are one message.
 fn summary(result: &CaseResult) -> CaseResult {
-    CaseResult { stdout: Bytes::new(), stderr: Bytes::new(), difference: None, ..result.clone() }
+    let (stdout, stderr, receipt) = (Bytes::new(), Bytes::new(), Vec::new());
+    CaseResult { stdout, stderr, difference: None, receipt, ..result.clone() }
 }
 
 fn apply(result: &mut ExecutionResult, event: &Event) {

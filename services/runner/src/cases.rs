@@ -7,14 +7,15 @@ use runmesh_proto::event::{
     CaseCounts, CaseOptions, CaseResult, CaseVerdict, CompileResult, ExecutionCompleted, ExecutionErrorType,
     ExecutionFailed, ExecutionRunning, ExecutionTimeout, ResourceUsage, RunCase,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use self::judge::{Judge, add, verdict_in_words};
 use crate::{
     Run, RunSpec,
-    execute::{Asked, Execution, GivenUp},
+    execute::{Asked, Execution, GivenUp, Last},
     output::Tails,
     plan,
+    receipt::receipt_to_proto,
     service::ordinal,
     verdict::{self, Ended, NO_EXIT_CODE},
 };
@@ -38,11 +39,8 @@ struct Cases {
 /// How the run of one case ended.
 enum CaseEnd {
     Decided(Box<CaseResult>),
-    /// So does the execution, with this event.
-    Over {
-        last: Payload,
-        shutdown: bool,
-    },
+    /// So does the execution.
+    Over(Last),
 }
 
 impl Execution {
@@ -52,23 +50,14 @@ impl Execution {
         let mut before: Option<Run> = None;
         let mut compiled = Some(compiled);
         for index in 0..cases.list.len() {
-            if self.active.end.is_cancelled() {
-                let Asked { cancel, shutdown } = self.asked_to_end().await?;
-                let last = verdict::cancelled(&self.spec.execution_id, cancel, false);
-                self.end_cases(last, &cases, shutdown).await?;
-                return Ok(before);
-            }
             let Some((spec, is_cut)) = cases.spec(&self.spec, index) else {
-                self.end_cases(cases.timed_out(&self.spec.execution_id), &cases, false).await?;
+                self.end_cases(cases.timed_out(&self.spec.execution_id), &cases).await?;
                 return Ok(before);
             };
-            let run = match self.start(&spec).await {
+            let run = match self.start(&spec, &format!("case {}", index + 1)).await? {
                 Ok(run) => run,
-                Err(error) => {
-                    let words = format!("the program could not be started for case {}: {error}", index + 1);
-                    let id = &self.spec.execution_id;
-                    let last = verdict::without_run(id, ExecutionErrorType::SandboxError, words);
-                    self.end_cases(last, &cases, false).await?;
+                Err(last) => {
+                    self.end_cases(last, &cases).await?;
                     return Ok(before);
                 }
             };
@@ -77,7 +66,7 @@ impl Execution {
             }
             // No more than one sandbox is left to be cleaned up while the next is in use.
             if let Some(before) = before.take() {
-                before.cleaned().await;
+                self.meanwhile(before.cleaned()).await?;
             }
             let (run, end) = self.run_case(run, &spec, is_cut, index, &cases).await?;
             before = Some(run);
@@ -89,14 +78,14 @@ impl Execution {
                         break;
                     }
                 }
-                CaseEnd::Over { last, shutdown } => {
-                    self.end_cases(last, &cases, shutdown).await?;
+                CaseEnd::Over(last) => {
+                    self.end_cases(last, &cases).await?;
                     return Ok(before);
                 }
             }
         }
         let last = cases.verdict(&self.spec.execution_id);
-        self.end_cases(last, &cases, false).await?;
+        self.end_cases(last, &cases).await?;
         Ok(before)
     }
 
@@ -110,38 +99,26 @@ impl Execution {
         cases: &Cases,
     ) -> Result<(Run, CaseEnd), GivenUp> {
         let mut judge = Judge::new(&cases.list[index], index, &cases.options);
-        let canceller = run.canceller();
-        let active = std::sync::Arc::clone(&self.active);
-        let mut asked = false;
-        loop {
-            tokio::select! {
-                biased;
-                () = active.end.cancelled(), if !asked => {
-                    asked = true;
-                    canceller.cancel();
-                }
-                () = sleep_until(self.renew_at) => self.renew().await?,
-                chunk = run.next_chunk() => match chunk {
-                    Some(chunk) => judge.take(&chunk),
-                    None => break,
-                },
-            }
+        while let Some(chunk) = self.meanwhile(run.next_chunk()).await? {
+            judge.take(&chunk);
         }
         let outcome = run.outcome().await;
         let Asked { cancel, shutdown } = self.asked(&outcome).await?;
         let usage = verdict::resource_usage(&outcome.usage);
+        // Of other cases it is that of the execution, unless there was less time left.
+        let has_limits = plan::has_limits(&cases.list[index]);
+        let receipt = if has_limits { receipt_to_proto(&outcome.receipt) } else { Vec::new() };
         let pod_name = self.pod_name();
         let ended = Ended { spec, subject: "the program", pod_name: &pod_name, tails: Tails::default(), cancel };
         let end = match ended.events(outcome).pop() {
-            Some(Payload::ExecutionTimeout(_)) if is_cut => {
-                CaseEnd::Over { last: cases.timed_out(&self.spec.execution_id), shutdown: false }
-            }
-            Some(last @ Payload::ExecutionCancelled(_)) => CaseEnd::Over { last, shutdown },
+            Some(Payload::ExecutionTimeout(_)) if is_cut => CaseEnd::Over(cases.timed_out(&self.spec.execution_id)),
+            Some(event @ Payload::ExecutionCancelled(_)) => CaseEnd::Over(Last { event, shutdown }),
             Some(Payload::ExecutionFailed(last)) if last.error_type() == ExecutionErrorType::SandboxError => {
                 let error_message = format!("case {}: {}", index + 1, last.error_message);
-                CaseEnd::Over { last: ExecutionFailed { error_message, ..last }.into(), shutdown: false }
+                let event = ExecutionFailed { error_message, ..last }.into();
+                CaseEnd::Over(Last { event, shutdown: false })
             }
-            last => CaseEnd::Decided(Box::new(judge.decide(last, usage))),
+            last => CaseEnd::Decided(Box::new(CaseResult { receipt, ..judge.decide(last, usage) })),
         };
         Ok((run, end))
     }
@@ -158,13 +135,8 @@ impl Execution {
     }
 
     /// Appends the last events of the execution.
-    async fn end_cases(&mut self, last: Payload, cases: &Cases, shutdown: bool) -> Result<(), GivenUp> {
-        let last = verdict::with_counts(last, Some(cases.counts));
-        let events = match self.has_sandbox {
-            true => verdict::with_pod(&self.spec.execution_id, &self.pod_name(), last),
-            false => vec![last],
-        };
-        self.append_end(events, shutdown).await
+    async fn end_cases(&mut self, last: Last, cases: &Cases) -> Result<(), GivenUp> {
+        self.end(Last { event: verdict::with_counts(last.event, Some(cases.counts)), ..last }).await
     }
 }
 
@@ -188,8 +160,7 @@ impl Cases {
     /// What to run for a case, and whether its time is cut to what is left for all of them. `None`: nothing is left.
     fn spec(&self, base: &RunSpec, index: usize) -> Option<(RunSpec, bool)> {
         let case = &self.list[index];
-        let own = case.wall_time.as_ref().and_then(from_duration).filter(|time| !time.is_zero());
-        let own = own.unwrap_or(base.limits.wall_time);
+        let own = plan::own_wall_time(case).unwrap_or(base.limits.wall_time);
         let left = self.deadline.saturating_duration_since(Instant::now());
         (!left.is_zero()).then(|| (plan::case_spec(base, case, index + 1, own.min(left)), left < own))
     }
@@ -214,9 +185,9 @@ impl Cases {
     }
 
     /// The last event once no more cases are to be run.
-    fn verdict(&self, execution_id: &str) -> Payload {
+    fn verdict(&self, execution_id: &str) -> Last {
         let (execution_id, resource_usage) = (execution_id.to_owned(), Some(self.usage));
-        match &self.first_rejected {
+        let event = match &self.first_rejected {
             None => ExecutionCompleted { execution_id, resource_usage, ..ExecutionCompleted::default() }.into(),
             Some(first) => {
                 let CaseCounts { rejected, total, not_run, .. } = self.counts;
@@ -233,16 +204,17 @@ impl Cases {
                 }
                 .into()
             }
-        }
+        };
+        Last { event, shutdown: false }
     }
 
-    fn timed_out(&self, execution_id: &str) -> Payload {
-        ExecutionTimeout {
+    fn timed_out(&self, execution_id: &str) -> Last {
+        let event = ExecutionTimeout {
             execution_id: execution_id.to_owned(),
             timeout: Some(to_duration(self.total)),
             resource_usage: Some(self.usage),
             ..ExecutionTimeout::default()
-        }
-        .into()
+        };
+        Last { event: event.into(), shutdown: false }
     }
 }

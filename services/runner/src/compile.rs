@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use runmesh_events::{Payload, from_duration};
 use runmesh_proto::event::{
-    CompileResult, CompileStep, ExecutionErrorType, ExecutionFailed, ExecutionStep, ExecutionTimeout, ResourceUsage,
+    CompileResult, CompileStep, ExecutionErrorType, ExecutionFailed, ExecutionStep, ExecutionTimeout,
 };
 
 use crate::{
     Run, RunSpec, SourceFile,
-    execute::{Asked, Execution, GivenUp},
+    execute::{Asked, Execution, GivenUp, Last},
     plan,
-    service::ordinal,
+    receipt::receipt_to_proto,
     verdict::{self, Ended, resource_usage},
 };
 
@@ -27,32 +27,28 @@ impl Execution {
     /// Compiles the program, if that is needed: what the compiler made is among the files of the run then.
     pub(crate) async fn compile(&mut self) -> Result<Compiled, GivenUp> {
         let Some(step) = self.request.compile.clone() else { return Ok(Compiled::Ready(None)) };
-        let spec = match self.compile_spec(&step).await? {
-            Some(spec) => spec,
-            None => return Ok(Compiled::Over(None)),
-        };
-        let run = match self.start(&spec).await {
-            Ok(run) => run,
-            Err(error) => {
-                let words = format!("the compiler could not be started: {error}");
-                self.end_without_run(words).await?;
-                return Ok(Compiled::Over(None));
-            }
+        let (spec, run) = match self.start_compiler(&step).await? {
+            Ok(started) => started,
+            Err(last) => return self.end(last).await.map(|()| Compiled::Over(None)),
         };
         self.append_sandbox().await?;
         let (mut run, tails) = self.stream(run, ExecutionStep::Compile).await?;
         let mut outcome = run.outcome().await;
         let collected = std::mem::take(&mut outcome.collected);
-        let usage = resource_usage(&outcome.usage);
+        let report = CompileResult {
+            resource_usage: Some(resource_usage(&outcome.usage)),
+            receipt: receipt_to_proto(&outcome.receipt),
+            ..CompileResult::default()
+        };
         let Asked { cancel, shutdown } = self.asked(&outcome).await?;
         let pod_name = self.pod_name();
         let ended = Ended { spec: &spec, subject: "the compiler", pod_name: &pod_name, tails, cancel };
         let events = ended.events(outcome);
-        match judge(events, plan::program(collected), usage) {
+        match judge(events, plan::program(collected), report, &self.spec) {
             Ok((compiled, files)) => {
                 // The sources stay: a program may want to read what it was submitted with.
                 self.spec.files.extend(files);
-                run.cleaned().await;
+                self.meanwhile(run.cleaned()).await?;
                 Ok(Compiled::Ready(Some(compiled)))
             }
             Err(events) => {
@@ -62,35 +58,18 @@ impl Execution {
         }
     }
 
-    /// What to run, with all that the compiler needs. `None`: there is no such compiler, and the execution has ended.
-    async fn compile_spec(&mut self, step: &CompileStep) -> Result<Option<RunSpec>, GivenUp> {
+    /// Starts the compiler, with all that it needs.
+    async fn start_compiler(&mut self, step: &CompileStep) -> Result<Result<(RunSpec, Run), Last>, GivenUp> {
         let mut spec = plan::compile_spec(&self.request, step, self.lease.document.attempt);
         let (language, version) = (self.request.language.clone(), self.request.language_version.clone());
-        let (runner, active) = (Arc::clone(&self.runner), Arc::clone(&self.active));
-        let environment = active.end.run_until_cancelled(runner.toolchains.environment(&language, &version));
-        match self.meanwhile(environment).await? {
-            Some(Ok(environment)) => {
-                spec.environment = environment;
-                Ok(Some(spec))
-            }
-            None => {
-                let Asked { cancel, shutdown } = self.asked_to_end().await?;
-                let ended = verdict::cancelled(&self.spec.execution_id, cancel, false);
-                self.append_end(vec![ended], shutdown).await?;
-                Ok(None)
-            }
-            Some(Err(error)) => {
-                let words = format!("the program could not be compiled: {error}");
-                self.end_without_run(words).await?;
-                Ok(None)
-            }
-        }
-    }
-
-    async fn end_without_run(&mut self, words: String) -> Result<(), GivenUp> {
-        let id = &self.spec.execution_id;
-        let ended = verdict::without_run(id, ExecutionErrorType::SandboxError, words);
-        self.append(vec![self.cause().derive(ordinal::TERMINAL, ended)]).await
+        let runner = Arc::clone(&self.runner);
+        spec.environment = match self.unless_ended(runner.toolchains.environment(&language, &version)).await? {
+            Ok(Ok(environment)) => environment,
+            Ok(Err(error)) => return Ok(Err(self.failed(format!("the program could not be compiled: {error}")))),
+            Err(last) => return Ok(Err(last)),
+        };
+        let run = self.start(&spec, "the compiler").await?;
+        Ok(run.map(|run| (spec, run)))
     }
 }
 
@@ -98,26 +77,32 @@ impl Execution {
 fn judge(
     mut events: Vec<Payload>,
     files: Vec<SourceFile>,
-    usage: ResourceUsage,
+    mut result: CompileResult,
+    program: &RunSpec,
 ) -> Result<(CompileResult, Vec<SourceFile>), Vec<Payload>> {
-    let mut result = CompileResult { resource_usage: Some(usage), ..CompileResult::default() };
-    let failed = match events.pop() {
-        Some(Payload::ExecutionCompleted(_)) if !files.is_empty() => {
+    let bytes: usize = files.iter().map(|file| file.content.len()).sum();
+    result.program_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let unusable = match files.is_empty() {
+        true => Some("left no program".to_owned()),
+        false => plan::too_large(&program.limits, program.files.iter().chain(&files)),
+    };
+    let failed = match (events.pop(), unusable) {
+        (Some(Payload::ExecutionCompleted(_)), None) => {
             result.exit_code = Some(0);
-            let bytes: usize = files.iter().map(|file| file.content.len()).sum();
-            result.program_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             return Ok((result, files));
         }
-        Some(Payload::ExecutionCompleted(completed)) => ExecutionFailed {
+        (Some(Payload::ExecutionCompleted(completed)), Some(why)) => ExecutionFailed {
             execution_id: completed.execution_id,
-            error_message: "the compiler ended with exit code 0, but left no program".to_owned(),
+            error_message: format!("the compiler ended with exit code 0, but {why}"),
             stdout: completed.stdout,
             stderr: completed.stderr,
             ..ExecutionFailed::default()
         },
-        Some(Payload::ExecutionFailed(failed)) if failed.error_type() != ExecutionErrorType::SandboxError => failed,
-        Some(Payload::ExecutionTimeout(timeout)) => too_slow(timeout),
-        other => {
+        (Some(Payload::ExecutionFailed(failed)), _) if failed.error_type() != ExecutionErrorType::SandboxError => {
+            failed
+        }
+        (Some(Payload::ExecutionTimeout(timeout)), _) => too_slow(timeout),
+        (other, _) => {
             events.extend(other);
             return Err(events);
         }

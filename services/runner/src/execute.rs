@@ -1,25 +1,23 @@
 //! One run, from the start of its sandbox to its last event.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use runmesh_events::{AggregateId, Cause, Event, NewEvent, Payload, TraceParent};
 use runmesh_proto::event::{
-    CompileResult, ContainerStatus, ExecutionRequested, ExecutionStarted, ExecutionStep, PodCreated, PodRunning,
+    CompileResult, ContainerStatus, Enforcement, ExecutionErrorType, ExecutionRequested, ExecutionStarted,
+    ExecutionStep, PodCreated, PodRunning,
 };
-use runmesh_store::{Expected, StoreError, Versioned};
+use runmesh_store::{Expected, StoreError, Subscription, Versioned};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    Outcome, Run, RunSpec, SandboxError,
+    Canceller, Outcome, Run, RunSpec, Sandbox, SandboxError,
     compile::Compiled,
     lease::RunLease,
     log::{CancelRequest, RunLog},
     output::{self, Tails},
     receipt::receipt_to_proto,
-    service::{Active, Inner, LEASE, command_cause, ordinal},
+    service::{Active, Inner, command_cause, ordinal},
     verdict::{self, Ended},
 };
 
@@ -46,8 +44,23 @@ pub(crate) struct Execution {
     pub(crate) renew_at: Instant,
     /// The newest sequence of the log that this run knows of.
     pub(crate) head: u64,
+    /// Tells what others add to the log. The command to end the run reaches one of the runners, and not always this one.
+    pub(crate) others: Subscription,
+    /// Whether the log is looked at as soon as there is more of it.
+    pub(crate) is_followed: bool,
     /// Whether the log has it that there is a sandbox.
     pub(crate) has_sandbox: bool,
+    /// What holds of the limits of `spec`.
+    pub(crate) receipt: Vec<Enforcement>,
+    /// Ends what runs, once this execution is to be ended.
+    pub(crate) running: Option<Canceller>,
+}
+
+/// The end of an execution that is not the end of a run.
+pub(crate) struct Last {
+    pub(crate) event: Payload,
+    /// Nobody asked for it, the node is being shut down.
+    pub(crate) shutdown: bool,
 }
 
 /// Who asked for the end of a run that was told to end.
@@ -112,20 +125,19 @@ impl Execution {
         if !self.request.cases.is_empty() {
             return self.run_cases(compiled).await;
         }
-        let run = match self.start(&self.spec).await {
+        let spec = self.spec.clone();
+        let run = match self.start(&spec, "the script").await? {
             Ok(run) => run,
-            Err(error) => {
-                let ended = verdict::not_started(&self.spec.execution_id, &error);
-                self.append(vec![self.cause().derive(ordinal::TERMINAL, ended)]).await?;
-                return Ok(None);
-            }
+            Err(last) => return self.end(last).await.map(|()| None),
         };
+        self.receipt = receipt_to_proto(&run.started().receipt);
         self.append_started(&run, compiled).await?;
         let (mut run, tails) = self.stream(run, ExecutionStep::Run).await?;
         let outcome = run.outcome().await;
+        self.receipt = receipt_to_proto(&outcome.receipt);
         let Asked { cancel, shutdown } = self.asked(&outcome).await?;
         let pod_name = self.pod_name();
-        let ended = Ended { spec: &self.spec, subject: "the script", pod_name: &pod_name, tails, cancel };
+        let ended = Ended { spec: &spec, subject: "the script", pod_name: &pod_name, tails, cancel };
         self.append_end(ended.events(outcome), shutdown).await?;
         Ok(Some(run))
     }
@@ -150,41 +162,72 @@ impl Execution {
         Ok(Asked { shutdown: why.is_none(), cancel: why.unwrap_or_default() })
     }
 
+    /// The end of this execution where nothing runs that could be ended.
+    async fn cancelled(&self) -> Result<Last, GivenUp> {
+        let Asked { cancel, shutdown } = self.asked_to_end().await?;
+        Ok(Last { event: verdict::cancelled(&self.spec.execution_id, cancel, false), shutdown })
+    }
+
     /// The name of the sandboxes of this attempt in events.
     pub(crate) fn pod_name(&self) -> String {
         format!("{}-{}", self.spec.execution_id, self.lease.document.attempt)
     }
 
-    /// Waits for something else than a run, and keeps the lease meanwhile.
+    /// Waits for something. Meanwhile it keeps the lease, reads what others add to the log, and ends what runs once this
+    /// execution is to be ended.
     pub(crate) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, GivenUp> {
+        let active = Arc::clone(&self.active);
         tokio::pin!(work);
         loop {
             tokio::select! {
                 biased;
+                () = active.end.cancelled(), if self.running.is_some() => {
+                    if let Some(running) = self.running.take() {
+                        running.cancel();
+                    }
+                }
+                () = sleep_until(self.renew_at) => {
+                    self.renew().await?;
+                    self.hear().await?;
+                    self.is_followed = true;
+                }
+                is_there = self.others.beyond(self.head), if self.is_followed => {
+                    let head = self.head;
+                    self.hear().await?;
+                    // What can't be found is looked for at the next renewal, not again and again.
+                    self.is_followed = is_there && self.head > head;
+                }
                 done = &mut work => return Ok(done),
-                () = sleep_until(self.renew_at) => self.renew().await?,
             }
         }
     }
 
-    /// Starts a part of it. An execution of the same id may have been deleted a moment ago; its folder is on its way out.
-    /// A sandbox that could not be set up, which is never the script's fault, is tried again, in another one.
-    pub(crate) async fn start(&self, spec: &RunSpec) -> Result<Run, SandboxError> {
-        let deadline = Instant::now() + FOLDER_PATIENCE;
-        let mut wait = BACKOFF.0;
-        let mut setups = 1;
-        loop {
-            match self.runner.sandbox.start(spec.clone()).await {
-                Err(SandboxError::AlreadyRunning { .. }) if Instant::now() < deadline => sleep(BACKOFF.0).await,
-                Err(error @ SandboxError::Setup { .. }) if setups < SETUPS => {
-                    tracing::warn!(execution_id = self.spec.execution_id, %error, "trying another sandbox");
-                    setups += 1;
-                    sleep(wait).await;
-                    wait = (wait * 4).min(BACKOFF.1);
-                }
-                other => return other,
-            }
+    /// The same for what is of no use once this execution is to be ended: it is dropped then.
+    pub(crate) async fn unless_ended<T>(&mut self, work: impl Future<Output = T>) -> Result<Result<T, Last>, GivenUp> {
+        let active = Arc::clone(&self.active);
+        match self.meanwhile(active.end.run_until_cancelled(work)).await? {
+            Some(done) => Ok(Ok(done)),
+            None => self.cancelled().await.map(Err),
         }
+    }
+
+    /// Starts a part of it, unless it is to be ended.
+    pub(crate) async fn start(&mut self, spec: &RunSpec, what: &str) -> Result<Result<Run, Last>, GivenUp> {
+        let runner = Arc::clone(&self.runner);
+        match self.unless_ended(start(runner.sandbox.as_ref(), spec)).await? {
+            Ok(Ok(run)) => {
+                self.running = Some(run.canceller());
+                Ok(Ok(run))
+            }
+            Ok(Err(error)) => Ok(Err(self.failed(format!("{what} could not be started: {error}")))),
+            Err(last) => Ok(Err(last)),
+        }
+    }
+
+    /// The end of this execution because what it needs is not to be had.
+    pub(crate) fn failed(&self, words: String) -> Last {
+        let event = verdict::without_run(&self.spec.execution_id, ExecutionErrorType::SandboxError, words);
+        Last { event, shutdown: false }
     }
 
     /// Records that there is a sandbox.
@@ -217,10 +260,19 @@ impl Execution {
             node_name: Some(self.lease.document.node.clone()),
             container_id: run.started().pid.map(|pid| pid.to_string()),
             compile,
-            receipt: receipt_to_proto(&run.started().receipt),
+            receipt: self.receipt.clone(),
         };
         events.push(self.cause().derive(ordinal::STARTED, started));
         self.append(events).await
+    }
+
+    /// Records an end that is not the end of a run.
+    pub(crate) async fn end(&mut self, Last { event, shutdown }: Last) -> Result<(), GivenUp> {
+        let events = match self.has_sandbox {
+            true => verdict::with_pod(&self.spec.execution_id, &self.pod_name(), event),
+            false => vec![event],
+        };
+        self.append_end(events, shutdown).await
     }
 
     /// Records the end of it. `shutdown`: nobody asked for that, the node is being shut down.
@@ -228,6 +280,9 @@ impl Execution {
         if shutdown && let Some(last) = events.pop() {
             let lost = verdict::runner_lost(&self.spec.execution_id, "the node was shut down while the script ran");
             events.push(verdict::with_counts(lost, verdict::counts(&last)));
+        }
+        if let Some(last) = events.last_mut().filter(|_| self.has_sandbox) {
+            verdict::set_receipt(last, self.receipt.clone());
         }
         let cause = self.cause();
         let places = if events.len() > 1 {
@@ -242,52 +297,33 @@ impl Execution {
     /// Records the output of a step as it comes, until there is no more.
     pub(crate) async fn stream(&mut self, mut run: Run, step: ExecutionStep) -> Result<(Run, Tails), GivenUp> {
         let mut tails = Tails::default();
-        let canceller = run.canceller();
-        let active = Arc::clone(&self.active);
-        let mut others = self.runner.store.live().subscribe(&AggregateId::from(self.spec.execution_id.as_str()));
-        let (mut asked, mut is_followed) = (false, true);
-        loop {
-            tokio::select! {
-                biased;
-                () = active.end.cancelled(), if !asked => {
-                    asked = true;
-                    canceller.cancel();
-                }
-                () = sleep_until(self.renew_at) => {
-                    self.renew().await?;
-                    self.hear().await?;
-                    is_followed = true;
-                }
-                is_there = others.beyond(self.head), if is_followed => {
-                    let head = self.head;
-                    self.hear().await?;
-                    // What can't be found is looked for at the next renewal, not again and again.
-                    is_followed = is_there && self.head > head;
-                }
-                pieces = output::next(&mut run, &mut tails, &self.spec.execution_id, step) => {
-                    let Some(pieces) = pieces else { return Ok((run, tails)) };
-                    let cause = self.cause();
-                    let events = pieces.into_iter().map(|piece| cause.observe(piece)).collect();
-                    self.append(events).await?;
-                }
+        let execution_id = self.spec.execution_id.clone();
+        while let Some(pieces) = self.meanwhile(output::next(&mut run, &mut tails, &execution_id, step)).await? {
+            let cause = self.cause();
+            let events = pieces.into_iter().map(|piece| cause.observe(piece)).collect();
+            self.append(events).await?;
+        }
+        Ok((run, tails))
+    }
+
+    /// Reads what others have added to the log.
+    async fn hear(&mut self) -> Result<(), GivenUp> {
+        match RunLog::read(self.runner.store.as_ref(), &self.spec.execution_id).await {
+            Ok(log) => self.heard(&log),
+            Err(error) => {
+                tracing::warn!(execution_id = self.spec.execution_id, %error, "can't read the log of a run; later again");
+                Ok(())
             }
         }
     }
 
-    /// Reads what others have added to the log: the command to end the run reaches one of the runners, and not always
-    /// this one.
-    async fn hear(&mut self) -> Result<(), GivenUp> {
-        match RunLog::read(self.runner.store.as_ref(), &self.spec.execution_id).await {
-            Ok(log) if log.terminal || log.request.is_none() => return Err(GivenUp::LeaseLost),
-            Ok(log) => {
-                self.head = self.head.max(log.head);
-                if let Some(cancel) = &log.cancel {
-                    self.active.cancel(CancelRequest::of(cancel));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(execution_id = self.spec.execution_id, %error, "can't read the log of a run; later again");
-            }
+    fn heard(&mut self, log: &RunLog) -> Result<(), GivenUp> {
+        if log.terminal || log.request.is_none() {
+            return Err(GivenUp::LeaseLost);
+        }
+        self.head = self.head.max(log.head);
+        if let Some(cancel) = &log.cancel {
+            self.active.cancel(CancelRequest::of(cancel));
         }
         Ok(())
     }
@@ -306,9 +342,9 @@ impl Execution {
                 Err(StoreError::Conflict { actual, .. }) => {
                     let log = RunLog::read(self.runner.store.as_ref(), aggregate.as_str()).await;
                     match log {
-                        Ok(log) if log.terminal || log.request.is_none() => return Err(GivenUp::LeaseLost),
-                        Ok(_) => {
-                            self.head = actual;
+                        Ok(log) => {
+                            self.heard(&log)?;
+                            self.head = actual.max(self.head);
                             continue;
                         }
                         Err(error) => {
@@ -330,38 +366,24 @@ impl Execution {
             }
         }
     }
+}
 
-    /// Gives a sign of life.
-    pub(crate) async fn renew(&mut self) -> Result<(), GivenUp> {
-        self.renew_at = Instant::now() + LEASE / 3;
-        self.lease.document.until = SystemTime::now() + LEASE;
-        match self.runner.leases.update(&self.lease.document, self.lease.revision).await {
-            Ok(revision) => self.lease.revision = revision,
-            // The lease was claimed as run out: this node slept, or its clock was set.
-            Err(StoreError::RevisionMismatch { .. }) => self.adopt().await?,
-            Err(error) => {
-                tracing::warn!(execution_id = self.spec.execution_id, %error, "can't renew the lease of a run; trying again");
-                self.renew_at = Instant::now() + LEASE / 15;
+/// Starts a sandbox. An execution of the same id may have been deleted a moment ago; its folder is on its way out. A
+/// sandbox that could not be set up, which is never the script's fault, is tried again, in another one.
+async fn start(sandbox: &dyn Sandbox, spec: &RunSpec) -> Result<Run, SandboxError> {
+    let deadline = Instant::now() + FOLDER_PATIENCE;
+    let mut wait = BACKOFF.0;
+    let mut setups = 1;
+    loop {
+        match sandbox.start(spec.clone()).await {
+            Err(SandboxError::AlreadyRunning { .. }) if Instant::now() < deadline => sleep(BACKOFF.0).await,
+            Err(error @ SandboxError::Setup { .. }) if setups < SETUPS => {
+                tracing::warn!(execution_id = spec.execution_id, %error, "trying another sandbox");
+                setups += 1;
+                sleep(wait).await;
+                wait = (wait * 4).min(BACKOFF.1);
             }
-        }
-        Ok(())
-    }
-
-    /// Takes up the lease as it is now, if it is this node's still. If its claimer goes on to record the end, the next
-    /// append finds that.
-    async fn adopt(&mut self) -> Result<(), GivenUp> {
-        match self.runner.leases.get(&self.spec.execution_id).await {
-            Ok(Some(found)) if found.document.node == self.lease.document.node => {
-                self.lease.revision = found.revision;
-                self.renew_at = Instant::now();
-                Ok(())
-            }
-            Ok(_) => Err(GivenUp::LeaseLost),
-            Err(error) => {
-                tracing::warn!(execution_id = self.spec.execution_id, %error, "can't read the lease of a run; trying again");
-                self.renew_at = Instant::now() + LEASE / 15;
-                Ok(())
-            }
+            other => return other,
         }
     }
 }
@@ -370,3 +392,6 @@ impl Execution {
 fn was_asked_for(outcome: &crate::Outcome) -> bool {
     matches!(outcome.ending, crate::Ending::Cancelled { .. })
 }
+
+#[cfg(test)]
+mod tests;

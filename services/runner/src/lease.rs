@@ -4,6 +4,12 @@ use std::time::SystemTime;
 
 use runmesh_store::{Document, Index, IndexValue, StoreError};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    execute::{Execution, GivenUp},
+    service::LEASE,
+};
 
 /// A run that a node has taken on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,5 +45,41 @@ impl Document for RunLease {
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("the lease of a run: {error}")))
+    }
+}
+
+impl Execution {
+    /// Gives a sign of life.
+    pub(crate) async fn renew(&mut self) -> Result<(), GivenUp> {
+        self.renew_at = Instant::now() + LEASE / 3;
+        self.lease.document.until = SystemTime::now() + LEASE;
+        match self.runner.leases.update(&self.lease.document, self.lease.revision).await {
+            Ok(revision) => self.lease.revision = revision,
+            // The lease was claimed as run out: this node slept, or its clock was set.
+            Err(StoreError::RevisionMismatch { .. }) => self.adopt().await?,
+            Err(error) => {
+                tracing::warn!(execution_id = self.spec.execution_id, %error, "can't renew the lease of a run; trying again");
+                self.renew_at = Instant::now() + LEASE / 15;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up the lease as it is now, if it is this node's still. If its claimer goes on to record the end, the next
+    /// append finds that.
+    async fn adopt(&mut self) -> Result<(), GivenUp> {
+        match self.runner.leases.get(&self.spec.execution_id).await {
+            Ok(Some(found)) if found.document.node == self.lease.document.node => {
+                self.lease.revision = found.revision;
+                self.renew_at = Instant::now();
+                Ok(())
+            }
+            Ok(_) => Err(GivenUp::LeaseLost),
+            Err(error) => {
+                tracing::warn!(execution_id = self.spec.execution_id, %error, "can't read the lease of a run; trying again");
+                self.renew_at = Instant::now() + LEASE / 15;
+                Ok(())
+            }
+        }
     }
 }

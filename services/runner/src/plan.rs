@@ -16,6 +16,9 @@ const KEEP: &str = ".runmesh/.keep";
 /// The greatest number of files of a compiled program, and of their bytes together.
 const PROGRAM: (usize, u64) = (1_000, 64 << 20);
 
+/// What a file takes is a multiple of this.
+const PAGE: u64 = 4_096;
+
 /// The heap of a runtime that wants to know it, where memory has no limit.
 const HEAP_MIB: u64 = 384;
 
@@ -69,6 +72,15 @@ pub(crate) fn program(collected: Vec<SourceFile>) -> Vec<SourceFile> {
     collected.into_iter().filter(|file| file.path != KEEP).collect()
 }
 
+/// Whether these files leave a run with these limits no room, in words: they are in the working folder, which is memory.
+pub(crate) fn too_large<'a>(limits: &Limits, files: impl Iterator<Item = &'a SourceFile>) -> Option<String> {
+    let bytes: u64 = files.map(|file| (file.content.len() as u64).next_multiple_of(PAGE)).sum();
+    let limits = [("disk_bytes", limits.disk_bytes), ("memory_bytes", limits.memory_bytes)];
+    let (name, limit) =
+        limits.into_iter().find_map(|(name, limit)| Some((name, limit.filter(|limit| bytes > *limit)?)))?;
+    Some(format!("the program and its files take {bytes} bytes, more than {name} of its run, {limit}"))
+}
+
 /// A run on one of its cases, numbered from 1, in at most this time.
 pub(crate) fn case_spec(run: &RunSpec, case: &RunCase, number: usize, wall_time: Duration) -> RunSpec {
     let mut spec = RunSpec { part: format!("case-{number}"), stdin: case.stdin.clone(), ..run.clone() };
@@ -78,6 +90,16 @@ pub(crate) fn case_spec(run: &RunSpec, case: &RunCase, number: usize, wall_time:
         spec.limits.memory_bytes = u64::try_from(case.memory_bytes).ok();
     }
     spec
+}
+
+/// Whether a case has limits of its own.
+pub(crate) fn has_limits(case: &RunCase) -> bool {
+    case.memory_bytes > 0 || own_wall_time(case).is_some()
+}
+
+/// The wall-clock limit that a case has of its own.
+pub(crate) fn own_wall_time(case: &RunCase) -> Option<Duration> {
+    case.wall_time.as_ref().and_then(from_duration).filter(|time| !time.is_zero())
 }
 
 /// The files of the script, and nothing to do with them.
@@ -203,6 +225,20 @@ mod tests {
         assert_eq!(filled(&["cc", "{sources}"], &request), ["cc", "./-c.c", "./@more.c", "plain.c"]);
         assert_eq!(filled(&["{folder}", "{class}"], &request), [".", "-c"]);
         assert_eq!(filled(&["{sources}"], &self::request("Makefile", &["other"])), ["Makefile"]);
+    }
+
+    #[test]
+    fn what_a_compiler_made_has_to_fit_into_the_run() {
+        let file = |bytes: usize| SourceFile { path: "x".to_owned(), content: vec![0; bytes].into() };
+        let limits = |disk, memory| Limits { disk_bytes: disk, memory_bytes: memory, ..Limits::default() };
+        let files = [file(1), file(4_096), file(4_097)];
+        assert_eq!(too_large(&limits(Some(16_384), Some(16_384)), files.iter()), None);
+        assert_eq!(too_large(&limits(None, None), files.iter()), None);
+        for (limits, name) in [(limits(Some(16_383), None), "disk_bytes"), (limits(None, Some(16_383)), "memory_bytes")]
+        {
+            let words = too_large(&limits, files.iter()).unwrap();
+            assert!(words.contains(name) && words.contains("16384 bytes"), "{words}");
+        }
     }
 
     #[test]

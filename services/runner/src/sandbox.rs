@@ -184,6 +184,12 @@ pub enum Ending {
         /// It did not end within the grace period after SIGTERM and was killed.
         forced: bool,
     },
+    /// The main process exited with 0, but left more to give back than [`RunSpec::collect`] allows, or what can't be given
+    /// back.
+    TooMuchToCollect {
+        /// What there is too much of.
+        reason: String,
+    },
     /// The sandbox lost hold of the script: never the script's fault.
     Failed {
         /// What went wrong.

@@ -19,6 +19,7 @@ use crate::{
     lease::{BY_NODE, RunLease},
     log::{self, CancelRequest, RunLog},
     plan,
+    receipt::receipt_to_proto,
     toolchains::Toolchains,
     verdict,
 };
@@ -216,6 +217,8 @@ impl Inner {
             }
             None => {}
         }
+        // Before the log is read, so that nothing falls between the two.
+        let others = self.store.live().subscribe(&AggregateId::from(execution_id));
         let log = RunLog::read(self.store.as_ref(), execution_id).await?;
         let Some(request) = log.request.filter(|_| !log.terminal) else { return Ok(()) };
         if let Some(cancel) = &log.cancel {
@@ -237,17 +240,22 @@ impl Inner {
         let active = Arc::new(Active { command: incoming.event.event_id.clone(), ..Active::default() });
         self.active().insert(execution_id.to_owned(), Arc::clone(&active));
         self.gauge();
+        let spec = plan::run_spec(&request, lease.attempt);
         let execution = Execution {
             runner: Arc::clone(self),
             command: Arc::clone(&incoming.event),
             trace: incoming.trace,
-            spec: plan::run_spec(&request, lease.attempt),
+            receipt: receipt_to_proto(&self.sandbox.receipt(&spec.limits)),
+            spec,
             request,
             lease: Versioned { document: lease, revision },
             active,
             renew_at: Instant::now() + LEASE / 3,
-            head: incoming.event.sequence,
+            head: log.head,
+            others,
+            is_followed: true,
             has_sandbox: false,
+            running: None,
         };
         self.tasks.spawn(execution.run());
         Ok(())

@@ -32,7 +32,7 @@ pub struct Toolchains {
     runtimes: Arc<Runtimes>,
     caches: PathBuf,
     /// Held while a cache is filled: others of this node wait for it.
-    filling: Mutex<()>,
+    filling: Arc<Mutex<()>>,
 }
 
 /// A compiler can't be used.
@@ -76,7 +76,7 @@ impl Toolchains {
         fs::create_dir_all(&caches).map_err(failed(&caches))?;
         // Real, as it is seen in a sandbox.
         let caches = caches.canonicalize().map_err(failed(&caches))?;
-        Ok(Self { runtimes, caches, filling: Mutex::default() })
+        Ok(Self { runtimes, caches, filling: Arc::default() })
     }
 
     /// What sandboxes have to show of this machine, beside the system's own folders.
@@ -103,66 +103,75 @@ impl Toolchains {
             return Ok(runtime.compile_environment.clone());
         }
         let cache = self.caches.join(format!("{language}-{}", runtime.version));
-        let filling = self.filling.lock().await;
+        let filling = Arc::clone(&self.filling).lock_owned().await;
         if !cache.is_dir() {
-            self.fill(runtime, &cache).await?;
+            let (runtime, caches, cache) = (runtime.clone(), self.caches.clone(), cache.clone());
+            // It goes on if nobody waits for it any more: whoever comes next finds it further on, or there.
+            let filled = tokio::spawn(async move {
+                let filled = fill(&runtime, &caches, &cache).await;
+                drop(filling);
+                filled
+            });
+            filled.await.map_err(|error| ToolchainError::Fill {
+                language: language.to_owned(),
+                version: version.to_owned(),
+                reason: error.to_string(),
+            })??;
         }
-        drop(filling);
         Ok(environment(runtime, &cache))
     }
+}
 
-    async fn fill(&self, runtime: &Runtime, cache: &Path) -> Result<(), ToolchainError> {
-        self.remove_stale();
-        let partial = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&self.caches);
-        let partial = partial.map_err(failed(&self.caches))?;
-        tracing::info!(language = runtime.language, version = %runtime.version, "filling a compiler's cache, once");
-        let filled = partial.path().join("cache");
-        let fill_error = |reason: String| ToolchainError::Fill {
-            language: runtime.language.clone(),
-            version: runtime.version.to_string(),
-            reason,
-        };
-        let (program, arguments) =
-            runtime.fill_cache.split_first().ok_or_else(|| fill_error("there is no command for it".to_owned()))?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("HOME", partial.path())
-            .env("TMPDIR", partial.path())
-            .envs(environment(runtime, &filled))
-            .current_dir(partial.path())
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let output = timeout(PATIENCE, command.output()).await;
-        let output = output
-            .map_err(|_| fill_error(format!("it took longer than {} s", PATIENCE.as_secs())))?
-            .map_err(|error| fill_error(format!("{program}: {error}")))?;
-        if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr);
-            return Err(fill_error(format!("{}: {}", output.status, words.trim())));
-        }
-        // Scripts have other users than this node.
-        fs::set_permissions(&filled, fs::Permissions::from_mode(0o755)).map_err(failed(&filled))?;
-        match fs::rename(&filled, cache) {
-            // Another node was faster.
-            Err(_) if cache.is_dir() => Ok(()),
-            other => other.map_err(failed(cache)),
-        }
+/// Fills a cache.
+async fn fill(runtime: &Runtime, caches: &Path, cache: &Path) -> Result<(), ToolchainError> {
+    remove_stale(caches);
+    let partial = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(caches);
+    let partial = partial.map_err(failed(caches))?;
+    tracing::info!(language = runtime.language, version = %runtime.version, "filling a compiler's cache, once");
+    let filled = partial.path().join("cache");
+    let fill_error = |reason: String| ToolchainError::Fill {
+        language: runtime.language.clone(),
+        version: runtime.version.to_string(),
+        reason,
+    };
+    let (program, arguments) =
+        runtime.fill_cache.split_first().ok_or_else(|| fill_error("there is no command for it".to_owned()))?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", partial.path())
+        .env("TMPDIR", partial.path())
+        .envs(environment(runtime, &filled))
+        .current_dir(partial.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await;
+    let output = output
+        .map_err(|_| fill_error(format!("it took longer than {} s", PATIENCE.as_secs())))?
+        .map_err(|error| fill_error(format!("{program}: {error}")))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        return Err(fill_error(format!("{}: {}", output.status, words.trim())));
     }
+    // Scripts have other users than this node.
+    fs::set_permissions(&filled, fs::Permissions::from_mode(0o755)).map_err(failed(&filled))?;
+    match fs::rename(&filled, cache) {
+        // Another node was faster.
+        Err(_) if cache.is_dir() => Ok(()),
+        other => other.map_err(failed(cache)),
+    }
+}
 
-    /// Removes what a node that was killed has begun.
-    fn remove_stale(&self) {
-        let entries = fs::read_dir(&self.caches).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PARTIAL)) {
-            let age = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .map(|at| SystemTime::now().duration_since(at));
-            if matches!(age, Ok(Ok(age)) if age > STALE) {
-                fs::remove_dir_all(entry.path()).ok();
-            }
+/// Removes what a node that was killed has begun.
+fn remove_stale(caches: &Path) {
+    let entries = fs::read_dir(caches).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PARTIAL)) {
+        let age =
+            entry.metadata().and_then(|metadata| metadata.modified()).map(|at| SystemTime::now().duration_since(at));
+        if matches!(age, Ok(Ok(age)) if age > STALE) {
+            fs::remove_dir_all(entry.path()).ok();
         }
     }
 }
@@ -176,4 +185,48 @@ fn environment(runtime: &Runtime, cache: &Path) -> BTreeMap<String, String> {
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> ToolchainError {
     let path = path.to_owned();
     move |source| ToolchainError::Folder { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Search;
+
+    #[tokio::test]
+    async fn a_cache_is_filled_once_though_those_who_wait_for_it_go_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let (log, go) = (path("log"), path("go"));
+        // Notes that it was begun, and waits.
+        let script = format!("echo begun >> {log}; until [ -e {go} ]; do sleep 0.02; done; mkdir \"$CACHE\"");
+        let registry = format!(
+            "[[language]]\nname = \"x\"\ndisplay = \"X\"\nfile_name = \"x\"\nexecutables = [\"bash\"]\n\
+             version = [\"--version\"]\ncompile = [\"{{program}}\", \"{{file}}\", \"{{build}}\"]\n\
+             command = [\"{{build}}/x\"]\ncompile_environment = {{ CACHE = \"{{cache}}\" }}\n\
+             fill_cache = [\"/bin/sh\", \"-c\", '''{script}''']\n"
+        );
+        fs::write(folder.path().join("registry.toml"), registry).unwrap();
+        let search = Search {
+            registry: Some(folder.path().join("registry.toml")),
+            path: "/usr/bin:/bin".into(),
+            ..Search::default()
+        };
+        let runtimes = Arc::new(Runtimes::discover(&search).await.unwrap());
+        let toolchains = Toolchains::open(runtimes, folder.path().join("caches")).unwrap();
+        let begun = || fs::read_to_string(&log).unwrap_or_default().lines().count();
+        // Given up as soon as it is being filled.
+        let given_up = async {
+            while begun() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = given_up => {}
+            filled = toolchains.environment("x", "") => panic!("{filled:?}"),
+        }
+        fs::write(&go, "").unwrap();
+        let environment = toolchains.environment("x", "").await.unwrap();
+        assert!(Path::new(&environment["CACHE"]).is_dir(), "{environment:?}");
+        assert_eq!(begun(), 1);
+    }
 }

@@ -7,9 +7,7 @@ use runmesh_proto::event::{
 };
 use runmesh_store::StoreError;
 
-use crate::{
-    Ending, Outcome, RunSpec, SandboxError, Usage, log::CancelRequest, output::Tails, receipt::receipt_to_proto,
-};
+use crate::{Ending, Outcome, RunSpec, Usage, log::CancelRequest, output::Tails};
 
 /// Stands for "there is no exit code".
 pub(crate) const NO_EXIT_CODE: i32 = -1;
@@ -27,17 +25,9 @@ pub(crate) struct Ended<'a> {
 impl Ended<'_> {
     /// The events that end the sandbox and the execution.
     pub(crate) fn events(self, outcome: Outcome) -> Vec<Payload> {
-        let usage = Some(resource_usage(&outcome.usage));
-        let mut events = self.verdict(outcome.ending, usage);
-        if let Some(last) = events.last_mut() {
-            set_receipt(last, receipt_to_proto(&outcome.receipt));
-        }
-        events
-    }
-
-    fn verdict(self, ending: Ending, usage: Option<ResourceUsage>) -> Vec<Payload> {
         let subject = self.subject;
-        match ending {
+        let usage = Some(resource_usage(&outcome.usage));
+        match outcome.ending {
             Ending::Exited(0) => vec![self.pod_succeeded(), self.completed(usage)],
             Ending::Exited(code) => {
                 let words = format!("{subject} ended with exit code {code}");
@@ -77,6 +67,10 @@ impl Ended<'_> {
             Ending::DiskLimit => {
                 let words = format!("{subject} filled all of its disk space");
                 self.over_limit("disk limit", ExecutionErrorType::DiskLimit, &words, usage)
+            }
+            Ending::TooMuchToCollect { reason } => {
+                let words = format!("{subject} left what can't be taken from it: {reason}");
+                vec![self.pod_succeeded(), self.failed(0, ExecutionErrorType::ScriptError, words, usage)]
             }
             Ending::Cancelled { forced } => vec![self.pod_terminated("cancelled"), self.cancelled(forced)],
             Ending::Failed { reason } => vec![
@@ -176,7 +170,8 @@ impl Ended<'_> {
     }
 }
 
-fn set_receipt(ended: &mut Payload, receipt: Vec<Enforcement>) {
+/// Says in a last event what was asked for and what held.
+pub(crate) fn set_receipt(ended: &mut Payload, receipt: Vec<Enforcement>) {
     match ended {
         Payload::ExecutionCompleted(ended) => ended.receipt = receipt,
         Payload::ExecutionFailed(ended) => ended.receipt = receipt,
@@ -198,13 +193,14 @@ pub(crate) fn cancelled(execution_id: &str, request: CancelRequest, forced: bool
     .into()
 }
 
-/// The events that end the sandboxes of an execution with cases, and the execution.
+/// The events that end the sandboxes of an execution, and the execution, where that is not the end of a run.
 pub(crate) fn with_pod(execution_id: &str, pod_name: &str, last: Payload) -> Vec<Payload> {
     let (execution_id, pod_name) = (execution_id.to_owned(), pod_name.to_owned());
     let pod = match &last {
         Payload::ExecutionCompleted(_) => PodSucceeded { execution_id, pod_name, ..PodSucceeded::default() }.into(),
-        Payload::ExecutionFailed(_) => {
-            let reason = Some("cases".to_owned());
+        Payload::ExecutionFailed(last) => {
+            let is_ours = last.error_type() == ExecutionErrorType::SandboxError;
+            let reason = Some(if is_ours { "sandbox" } else { "cases" }.to_owned());
             PodFailed { execution_id, pod_name, exit_code: NO_EXIT_CODE, reason, ..PodFailed::default() }.into()
         }
         other => {
@@ -237,11 +233,6 @@ pub(crate) fn with_counts(mut last: Payload, counts: Option<CaseCounts>) -> Payl
         _ => {}
     }
     last
-}
-
-/// The end of an execution whose script never ran.
-pub(crate) fn not_started(execution_id: &str, error: &SandboxError) -> Payload {
-    without_run(execution_id, ExecutionErrorType::SandboxError, format!("the script could not be started: {error}"))
 }
 
 /// The end of an execution whose output could not be recorded.

@@ -1,4 +1,4 @@
-//! The developers' commands: `cargo xtask setup | servers | test | lint | bench`.
+//! The developers' commands: `cargo xtask setup | servers | test | lint | guest | bench`.
 //!
 //! It stands on no crate of Runmesh but the one that starts the test servers, so that it builds in seconds and works while
 //! the others don't compile. What the tests need beyond cargo is installed under `target/tools/` and `target/servers/`, and
@@ -6,6 +6,7 @@
 
 mod base;
 mod bench;
+mod guest;
 mod interrupt;
 mod lint;
 mod servers;
@@ -40,6 +41,8 @@ enum Command {
     },
     /// Checks formatting, clippy, the contract (buf) and the dependencies (cargo-deny).
     Lint,
+    /// Runs the sandbox's tests in a small Linux guest (QEMU) that has cgroups of version 2 alone.
+    Guest(guest::Arguments),
     /// Measures a release build: latency and throughput against bare processes, the event store's append rate.
     Bench {
         /// Given to the benchmark: the names of the parts to run. None: all.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Servers(arguments) => servers::run(&arguments),
         Command::Test { arguments } => test::run(&arguments),
         Command::Lint => lint::run(),
+        Command::Guest(arguments) => guest::run(&arguments),
         Command::Bench { arguments } => bench::run(&arguments),
     });
     match done {

@@ -9,7 +9,7 @@ use runmesh_rpc::Violation;
 
 use super::{
     MAX_ENTRIES, MAX_ENTRIES_BYTES,
-    limits::{count, duration},
+    limits::{LEAST_MEMORY, count, duration, fits, placed},
 };
 use crate::ExecutionConfig;
 
@@ -41,9 +41,14 @@ pub(super) fn check(spec: &mut ExecutionSpec, config: &ExecutionConfig, violatio
     if !spec.stdin.is_empty() {
         violations.push(Violation::new("spec.stdin", "is given, but each case has its own"));
     }
+    let placed = placed(spec);
     let mut found = Vec::new();
     for (index, case) in spec.cases.iter().enumerate() {
         one(&format!("spec.cases[{index}]"), case, spec, config, &mut found);
+        let field = format!("spec.cases[{index}].memory_bytes");
+        if !count(&field, case.memory_bytes, LEAST_MEMORY..=config.maximum_limits.memory_bytes, &mut found) {
+            fits(&field, case.memory_bytes, placed, &mut found);
+        }
         if found.len() >= TOLD {
             break;
         }
@@ -75,9 +80,8 @@ fn one(name: &str, case: &RunCase, spec: &ExecutionSpec, config: &ExecutionConfi
     for (index, _) in case.args.iter().enumerate().filter(|(_, arg)| arg.contains('\0')) {
         violations.push(Violation::new(format!("{name}.args[{index}]"), "has a NUL character"));
     }
-    let maximum = &config.maximum_limits;
-    duration(&format!("{name}.wall_time"), case.wall_time.as_ref(), maximum.wall_time, violations);
-    count(&format!("{name}.memory_bytes"), case.memory_bytes, maximum.memory_bytes, violations);
+    let maximum = config.maximum_limits.wall_time;
+    duration(&format!("{name}.wall_time"), case.wall_time.as_ref(), maximum, violations);
 }
 
 fn options(spec: &mut ExecutionSpec, config: &ExecutionConfig, violations: &mut Vec<Violation>) {

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use runmesh_proto::event::{Enforcement, EnforcementLevel};
-use runmesh_runner::{ProcessConfig, ProcessSandbox, Runtimes, Sandbox as _, receipt_to_proto};
+use runmesh_runner::{Level, ProcessConfig, ProcessSandbox, Runtimes, Sandbox as _};
 use serde_json::json;
 
 use super::{print, serve::settings};
@@ -20,7 +19,7 @@ pub(super) async fn doctor(args: DoctorArgs, environment: &Environment) -> anyho
         ..ProcessConfig::new(folder.path())
     })?;
     let limits = config.execution.default_limits.to_proto();
-    let receipt = receipt_to_proto(&sandbox.receipt(&runmesh_runner::limits_of_proto(&limits)));
+    let receipt = sandbox.receipt(&runmesh_runner::limits_of_proto(&limits));
     let advice = sandbox.advice();
     let runtimes: Vec<String> =
         found.list().iter().map(|runtime| format!("{} {}", runtime.language, runtime.version)).collect();
@@ -30,7 +29,7 @@ pub(super) async fn doctor(args: DoctorArgs, environment: &Environment) -> anyho
             .iter()
             .map(|line| {
                 json!({
-                    "limit": name(line), "level": level(line), "asked": line.asked, "enforced": line.enforced,
+                    "limit": line.limit.as_str(), "level": level(line.level), "asked": line.asked, "enforced": line.enforced,
                     "mechanism": line.mechanism, "reason": line.reason,
                 })
             })
@@ -54,7 +53,7 @@ pub(super) async fn doctor(args: DoctorArgs, environment: &Environment) -> anyho
         } else {
             format!("{}: {}", line.mechanism, line.reason)
         };
-        print::line(format_args!("  {:<11} {:<8} {by}", name(line), level(line)))?;
+        print::line(format_args!("  {:<12} {:<8} {by}", line.limit.as_str(), level(line.level)))?;
     }
     print::line("")?;
     if advice.is_empty() {
@@ -75,14 +74,10 @@ pub(super) async fn doctor(args: DoctorArgs, environment: &Environment) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-fn name(line: &Enforcement) -> String {
-    line.limit().as_str_name().trim_start_matches("LIMIT_KIND_").to_lowercase()
-}
-
-fn level(line: &Enforcement) -> &'static str {
-    match line.level() {
-        EnforcementLevel::Full => "full",
-        EnforcementLevel::Partial => "partial",
-        EnforcementLevel::None | EnforcementLevel::Unspecified => "none",
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Full => "full",
+        Level::Partial => "partial",
+        Level::None => "none",
     }
 }

@@ -38,9 +38,12 @@ pub(super) fn chain(error: &anyhow::Error) -> String {
 pub(super) fn error(status: &Status) -> anyhow::Error {
     let details = status.get_error_details();
     let mut words = format!("{}: {}", runmesh_rpc::status::code_name(status.code()), status.message());
-    for violation in details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default() {
-        if !words.contains(&violation.description) {
-            words.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+    let fields = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+    let unmet = details.precondition_failure().map(|unmet| unmet.violations.as_slice()).unwrap_or_default();
+    let fields = fields.iter().map(|one| (&one.field, &one.description));
+    for (field, description) in fields.chain(unmet.iter().map(|one| (&one.subject, &one.description))) {
+        if !words.contains(description) {
+            words.push_str(&format!("\n  {field}: {description}"));
         }
     }
     anyhow::Error::msg(words)

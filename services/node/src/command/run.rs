@@ -2,6 +2,7 @@
 
 mod cases;
 mod cases_file;
+mod ending;
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use runmesh_events::{Payload, from_duration, to_duration};
+use runmesh_events::{Payload, to_duration};
 use runmesh_proto::{
     event::{ExecutionStep, OutputStream},
     execution::{
@@ -32,7 +33,11 @@ use super::{
     connect, print,
     serve::{Stop, settings},
 };
-use crate::{Environment, Listeners, Node, Role, Roles, cli::RunArgs, telemetry::Telemetry};
+use crate::{
+    Environment, Listeners, Node, Role, Roles,
+    cli::{LimitArgs, RunArgs},
+    telemetry::Telemetry,
+};
 
 /// How long a node that went away is waited for, and the pause between two looks.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
@@ -97,7 +102,6 @@ async fn spec(args: &RunArgs, environment: &Environment) -> anyhow::Result<Execu
             entry.split_once('=').with_context(|| format!("--env {entry:?} is not of the form NAME=VALUE"))?;
         Ok((name.to_owned(), value.to_owned()))
     });
-    let wall_time = args.timeout.map(to_duration);
     let mut spec = ExecutionSpec {
         language,
         language_version: args.language_version.clone(),
@@ -106,13 +110,28 @@ async fn spec(args: &RunArgs, environment: &Environment) -> anyhow::Result<Execu
         args: args.args.clone(),
         stdin: Bytes::from(stdin),
         environment: variables.collect::<anyhow::Result<_>>()?,
-        limits: Some(Limits { wall_time, ..Limits::default() }),
+        limits: Some(limits(&args.limits)),
+        strict: args.limits.strict,
         ..ExecutionSpec::default()
     };
     if let Some(cases) = &args.cases {
         cases_file::add(cases, &mut spec)?;
     }
     Ok(spec)
+}
+
+/// The limits that are asked for; 0 stands for the default.
+fn limits(args: &LimitArgs) -> Limits {
+    Limits {
+        wall_time: args.timeout.map(to_duration),
+        cpu_time: args.cpu_time.map(to_duration),
+        cpu_millis: args.cpus.unwrap_or_default(),
+        memory_bytes: args.memory.unwrap_or_default(),
+        processes: args.processes.unwrap_or_default(),
+        disk_bytes: args.disk.unwrap_or_default(),
+        file_bytes: args.file_size.unwrap_or_default(),
+        output_bytes: args.output.unwrap_or_default(),
+    }
 }
 
 async fn language_of(file: &Path, environment: &Environment) -> anyhow::Result<String> {
@@ -262,18 +281,19 @@ fn write(to: &mut impl std::io::Write, data: &[u8]) -> std::io::Result<()> {
 }
 
 fn verdict(execution: &Execution, as_json: bool) -> ExitCode {
-    let (word, code) = match execution.state() {
-        ExecutionState::Completed => ("completed", 0),
-        ExecutionState::TimedOut => ("timed out", exit::TIMED_OUT),
-        ExecutionState::Cancelled => ("cancelled", exit::CANCELLED),
-        _ => ("failed", execution.exit_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILED)),
+    let code = match execution.state() {
+        ExecutionState::Completed => 0,
+        ExecutionState::TimedOut => exit::TIMED_OUT,
+        ExecutionState::Cancelled => exit::CANCELLED,
+        // A failure is never 0, whatever the script, or the compiler, ended with.
+        _ => match execution.exit_code.and_then(|code| u8::try_from(code).ok()) {
+            Some(code) if code != 0 => code,
+            _ => exit::FAILED,
+        },
     };
     if !as_json {
-        let usage = execution.resource_usage.unwrap_or_default();
-        let wall = usage.wall_time.as_ref().and_then(from_duration).unwrap_or_default();
-        let why =
-            if execution.error_message.is_empty() { String::new() } else { format!(": {}", execution.error_message) };
-        let _ = writeln!(std::io::stderr(), "{word} after {:.3} s, exit code {code}{why}", wall.as_secs_f64());
+        ending::not_held(execution);
+        let _ = writeln!(std::io::stderr(), "{}", ending::in_words(execution, code));
     }
     ExitCode::from(code)
 }

@@ -60,6 +60,30 @@ async fn a_memory_hog_that_touches_nothing() {
 }
 
 #[tokio::test]
+async fn a_memory_hog_in_the_buffers_of_sockets() {
+    let harness = Harness::new();
+    // Nobody reads from them; each pair would take some MiB of the kernel's own memory.
+    let script = "use Socket; use IO::Handle; my @all; my $sent = 0;
+        for (1 .. 40) {
+            socket(my $listener, PF_INET, SOCK_STREAM, 0) or last;
+            bind($listener, sockaddr_in(0, INADDR_LOOPBACK)) && listen($listener, 1) or last;
+            socket(my $one, PF_INET, SOCK_STREAM, 0) or last;
+            setsockopt($one, SOL_SOCKET, SO_SNDBUF, pack('i', 4 << 20));
+            connect($one, getsockname($listener)) && accept(my $other, $listener) or last;
+            $one->blocking(0);
+            while (my $count = syswrite($one, 'x' x 65536)) { $sent += $count }
+            push @all, $listener, $one, $other;
+        }
+        print $sent >> 20";
+    let spec = limited(perl(script), |limits| limits.memory_bytes = Some(64 * MIB));
+    let finished = attack(&harness, spec).await;
+    if counted(&harness, Limit::Memory) {
+        let mebibytes: u64 = text(&finished).parse().unwrap_or(0);
+        assert!(mebibytes <= 64, "{mebibytes} MiB are in buffers: {:?}", finished.outcome.ending);
+    }
+}
+
+#[tokio::test]
 async fn a_memory_hog_in_files() {
     let harness = Harness::new();
     let script = "for file in a b c d; do head -c 40000000 /dev/zero > $file || exit 1; done; ls | wc -l";

@@ -67,6 +67,20 @@ async fn the_signals_are_as_a_program_expects_them() {
 }
 
 #[tokio::test]
+async fn a_script_changes_nothing_of_the_node() {
+    // prlimit64, RLIMIT_CORE, setpriority, sched_setscheduler to SCHED_IDLE: of this process, and of its own parent.
+    let script = "my ($limit, $policy) = (pack('QQ', 0, 0), pack('i', 0));
+    for my $pid (@ARGV, getppid) {
+        print 'limit ' if syscall(302, $pid + 0, 4, $limit, 0) != -1;
+        print 'priority ' if syscall(141, 0, $pid + 0, 5) != -1;
+        print 'scheduler ' if $pid == $ARGV[0] and syscall(144, $pid + 0, 5, $policy) != -1;
+    }
+    print 'own' if syscall(302, 0, 4, $limit, 0) != -1 and syscall(302, $$ + 0, 4, 0, $limit) != -1";
+    let finished = Harness::new().run(spec(&["/usr/bin/perl", "-e", script, &std::process::id().to_string()])).await;
+    assert_eq!(String::from_utf8_lossy(&finished.stdout), "own", "{}", String::from_utf8_lossy(&finished.stderr));
+}
+
+#[tokio::test]
 async fn nothing_is_left_after_a_run() {
     let harness = Harness::new();
     let script = "mkdir -p a/b; touch a/b/c $TMPDIR/d; ln -s / root; chmod 000 a; (sleep 1000 >&- 2>&- &) ; echo out";

@@ -5,6 +5,7 @@
 mod events;
 mod executions;
 mod first_line;
+mod sandbox;
 mod servers;
 
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use anyhow::bail;
 use hdrhistogram::Histogram;
 
-const PARTS: [&str; 5] = ["latency", "throughput", "events", "servers", "first-line"];
+const PARTS: [&str; 6] = ["latency", "throughput", "sandbox", "events", "servers", "first-line"];
 
 fn main() -> anyhow::Result<()> {
     // cargo adds --bench.
@@ -26,6 +27,7 @@ fn main() -> anyhow::Result<()> {
         match part {
             "latency" => runtime.block_on(executions::latency())?,
             "throughput" => runtime.block_on(executions::throughput())?,
+            "sandbox" => runtime.block_on(sandbox::measure())?,
             "events" => runtime.block_on(events::rate())?,
             "servers" => runtime.block_on(servers::measure())?,
             _ => first_line::time()?,

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use runmesh_mesh_tests::{Client, Mesh, bad_fields, bash, python, reason};
+use runmesh_mesh_tests::{Client, Mesh, Options, bad_fields, bash, python, reason, repository};
 use runmesh_proto::{
-    event::SourceFile,
+    event::{RunCase, SourceFile},
     execution::{
-        CreateExecutionRequest, ExecutionSpec, GetLimitsRequest, Limits, ListExecutionsRequest, WaitExecutionRequest,
+        CreateExecutionRequest, ExecutionSpec, ExecutionState, GetLimitsRequest, Limits, ListExecutionsRequest,
+        WaitExecutionRequest,
     },
 };
 use tonic::{Code, Status};
@@ -102,6 +103,86 @@ async fn negative_limits_are_refused() -> anyhow::Result<()> {
         (with_limits(Limits { cpu_millis: -1, ..Limits::default() }), "spec.limits.cpu_millis"),
     ])
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_in_which_nothing_could_run_are_refused() -> anyhow::Result<()> {
+    let compiled = |limits: Limits| ExecutionSpec {
+        language: "c".to_owned(),
+        script: "int main;".to_owned(),
+        compile_limits: Some(limits),
+        ..ExecutionSpec::default()
+    };
+    let in_case = RunCase { memory_bytes: 1, ..RunCase::default() };
+    all_refused([
+        (with_limits(Limits { memory_bytes: 1, ..Limits::default() }), "spec.limits.memory_bytes"),
+        (with_limits(Limits { memory_bytes: (4 << 20) - 1, ..Limits::default() }), "spec.limits.memory_bytes"),
+        (with_limits(Limits { disk_bytes: 4_095, ..Limits::default() }), "spec.limits.disk_bytes"),
+        (with_limits(Limits { file_bytes: 4_095, ..Limits::default() }), "spec.limits.file_bytes"),
+        (with_limits(Limits { cpu_millis: 9, ..Limits::default() }), "spec.limits.cpu_millis"),
+        (compiled(Limits { memory_bytes: 1, ..Limits::default() }), "spec.compile_limits.memory_bytes"),
+        (compiled(Limits { disk_bytes: 1, ..Limits::default() }), "spec.compile_limits.disk_bytes"),
+        (ExecutionSpec { cases: vec![in_case], ..python("pass") }, "spec.cases[0].memory_bytes"),
+    ])
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_do_not_fit_into_the_limits_are_refused() -> anyhow::Result<()> {
+    const SIZE: usize = 3 << 20;
+    let large = || bash(&format!("true #{}", "x".repeat(SIZE - 6)));
+    let file = |bytes: usize| SourceFile { path: format!("f{bytes}"), content: vec![b'x'; bytes].into() };
+    let files = |sizes: &[usize]| ExecutionSpec { files: sizes.iter().copied().map(file).collect(), ..bash("true") };
+    let limited = |spec: ExecutionSpec, limits: Limits| ExecutionSpec { limits: Some(limits), ..spec };
+    let disk = |disk_bytes: i64| Limits { disk_bytes, ..Limits::default() };
+    let memory = |memory_bytes: i64| Limits { memory_bytes, ..Limits::default() };
+    let compiled = ExecutionSpec {
+        language: "c".to_owned(),
+        compile_limits: Some(disk(2 << 20)),
+        script: format!("int main; //{}", "x".repeat(SIZE)),
+        ..ExecutionSpec::default()
+    };
+    let in_case = RunCase { memory_bytes: 4 << 20, ..RunCase::default() };
+    let mesh = Mesh::start_with(Options::set(["execution.maximum_source_bytes=16777216"])).await?;
+    let client = mesh.client().await?;
+    for (spec, field) in [
+        (limited(large(), disk(4_096)), "spec.limits.disk_bytes"),
+        (limited(large(), disk(2 << 20)), "spec.limits.disk_bytes"),
+        // A file of one byte takes as much as one of 4,096.
+        (limited(files(&[1, 2, 3]), disk(3 * 4_096)), "spec.limits.disk_bytes"),
+        (limited(files(&[5 << 20]), memory(4 << 20)), "spec.limits.memory_bytes"),
+        (compiled, "spec.compile_limits.disk_bytes"),
+        (ExecutionSpec { cases: vec![RunCase::default(), in_case], ..files(&[5 << 20]) }, "spec.cases[1].memory_bytes"),
+    ] {
+        refused(client.create(spec).await, Code::InvalidArgument, field).context(field.to_owned())?;
+    }
+    nothing_stored(&client).await?;
+
+    // What fits runs.
+    let transcript = client.run(limited(files(&[1, 2, 3]), disk(4 * 4_096))).await?;
+    assert_eq!(transcript.complete()?.state(), ExecutionState::Completed, "{:?}", transcript.complete()?);
+    let transcript = client.run(limited(large(), disk(SIZE as i64))).await?;
+    assert_eq!(transcript.complete()?.state(), ExecutionState::Completed, "{:?}", transcript.complete()?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_language_that_is_not_installed_is_refused_with_the_package_that_brings_it() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let registry = folder.path().join("runtimes.toml");
+    let built_in = std::fs::read_to_string(repository().join("services/runner/runtimes.toml"))?;
+    let absent = "[[language]]\nname = \"absent\"\ndisplay = \"Absent\"\npackage = \"absent-lang\"\n\
+                  file_name = \"main.absent\"\nexecutables = [\"no-such-program\"]\nversion = []\n\
+                  command = [\"{program}\", \"{file}\"]\n";
+    std::fs::write(&registry, format!("{built_in}\n{absent}"))?;
+    let setting = format!("runner.runtimes={}", registry.display());
+    let mesh = Mesh::start_with(Options::set([setting.as_str()])).await?;
+    let client = mesh.client().await?;
+    let spec = ExecutionSpec { language: "absent".to_owned(), ..python("pass") };
+    let status = client.create(spec).await.err().context("it was accepted")?;
+    ensure!(bad_fields(&status) == ["spec.language"], "{status:?}");
+    ensure!(status.message().contains("the package absent-lang brings it"), "{}", status.message());
+    nothing_stored(&client).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

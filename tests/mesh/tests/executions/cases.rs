@@ -6,7 +6,8 @@ use anyhow::{Context as _, ensure};
 use runmesh_mesh_tests::{Client, Mesh, bash, python};
 use runmesh_proto::{
     event::{
-        CaseCounts, CaseOptions, CaseResult, CaseVerdict, ExecutionErrorType, OutputComparison, RunCase, event::Payload,
+        CaseCounts, CaseOptions, CaseResult, CaseVerdict, Enforcement, ExecutionErrorType, LimitKind, OutputComparison,
+        RunCase, event::Payload,
     },
     execution::{
         Execution, ExecutionSpec, ExecutionState, Limits, RetryExecutionRequest, RunCasesRequest, RunCasesResponse,
@@ -220,6 +221,43 @@ async fn a_program_is_compiled_once_and_each_case_begins_anew() -> anyhow::Resul
         run.messages.iter().filter(|message| matches!(message.item, Some(Item::Compile(_)))).collect();
     ensure!(compiled.len() == 1, "{} reports of the compiler", compiled.len());
     ensure!(matches!(run.messages[1].item, Some(Item::Compile(_))), "{:?}", run.messages[1]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_case_with_limits_of_its_own_has_a_receipt_of_its_own() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let asked = |receipt: &[Enforcement], kind: LimitKind| {
+        receipt.iter().find(|line| line.limit() == kind).map(|line| line.asked.clone()).unwrap_or_default()
+    };
+    let (whole, own) = (200 << 20, 100 << 20);
+    let second = prost_types::Duration { seconds: 9, nanos: 0 };
+    let cases = vec![
+        RunCase { memory_bytes: own, ..case("1", "1") },
+        case("2", "2"),
+        RunCase { wall_time: Some(second), ..case("3", "3") },
+    ];
+    let limits = Limits { memory_bytes: whole, ..Limits::default() };
+    let run = run(&client, ExecutionSpec { limits: Some(limits), ..with_cases(bash("cat"), cases) }).await?;
+    assert_eq!(run.end.state(), ExecutionState::Completed);
+    let [memory, none, time] = &run.results[..] else { anyhow::bail!("{:?}", run.results) };
+    assert_eq!(asked(&memory.receipt, LimitKind::Memory), own.to_string());
+    ensure!(none.receipt.is_empty(), "{none:?}");
+    assert_eq!(asked(&time.receipt, LimitKind::WallTime), "9s");
+    assert_eq!(asked(&time.receipt, LimitKind::Memory), whole.to_string());
+
+    // That of the execution is of its own limits, from the start on.
+    assert_eq!(asked(&run.end.receipt, LimitKind::Memory), whole.to_string());
+    let transcript = client.follow(&run.end.execution_id).await?;
+    let started = transcript.events().find_map(|event| match &event.payload {
+        Some(Payload::ExecutionStarted(started)) => Some(started.receipt.clone()),
+        _ => None,
+    });
+    assert_eq!(started.as_ref(), Some(&run.end.receipt));
+    let result = client.result(&run.end.execution_id).await?;
+    assert_eq!(result.receipt, run.end.receipt);
+    ensure!(result.case_results.iter().all(|case| case.receipt.is_empty()), "{:?}", result.case_results);
     Ok(())
 }
 

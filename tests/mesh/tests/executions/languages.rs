@@ -5,7 +5,10 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, ensure};
 use runmesh_mesh_tests::{Client, Mark, Mesh, PATIENCE, Transcript, repository};
 use runmesh_proto::{
-    event::{CompileResult, ExecutionErrorType, ExecutionStep, OutputStream, SourceFile, event::Payload},
+    event::{
+        CompileResult, Enforcement, ExecutionErrorType, ExecutionStep, LimitKind, OutputStream, SourceFile,
+        event::Payload,
+    },
     execution::{ExecutionSpec, ExecutionState, Limits, ListRuntimesRequest, watch_execution_response::Item},
 };
 
@@ -203,6 +206,59 @@ async fn a_compiler_is_held_to_limits_of_its_own() -> anyhow::Result<()> {
     assert_eq!(transcript.stdout()?, b"1");
     let compiled = end.compile.as_ref().and_then(|compile| compile.resource_usage).and_then(|usage| usage.wall_time);
     ensure!(Duration::try_from(compiled.context("no wall time")?)? > Duration::from_millis(900), "{compiled:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_too_large_is_told_of_the_program_and_not_of_the_sandbox() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let classes: String = (0..1_200).map(|number| format!("class C{number} {{}}\n")).collect();
+    let disk = Limits { disk_bytes: 64 << 10, ..Limits::default() };
+    let array = |bytes: usize| program("c", &format!("char x[{bytes}] = {{1}};\nint main(void) {{ return x[1]; }}"));
+    for (spec, words) in [
+        (array(80 << 20), "bytes"),
+        (
+            program("java", &format!("class Main {{ {classes} public static void main(String[] a) {{}} }}")),
+            "1000 files",
+        ),
+        (ExecutionSpec { limits: Some(disk), ..array(1 << 20) }, "disk_bytes"),
+    ] {
+        let transcript = client.run(spec).await?;
+        let compile = compile_error(&transcript).context(words)?;
+        ensure!(compile.exit_code == Some(0) && compile.error_message.contains(words), "{words}: {compile:?}");
+    }
+    // Less of the same runs.
+    let transcript = client.run(array(1 << 20)).await?;
+    assert_eq!(transcript.complete()?.state(), ExecutionState::Completed);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_has_a_receipt_of_its_own() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let asked = |receipt: &[Enforcement]| {
+        receipt.iter().find(|line| line.limit() == LimitKind::Memory).map(|line| line.asked.clone()).unwrap_or_default()
+    };
+    let (run, compile) = (100 << 20, 300 << 20);
+    let limits = |memory_bytes: i64, wall_time: i64| Some(Limits { memory_bytes, ..seconds(wall_time) });
+    for (spec, wall_time, state) in [
+        (program("c", "int main(void) { return 0; }"), 30, ExecutionState::Completed),
+        (program("c", "int main(void) {"), 30, ExecutionState::Failed),
+        (slow(), 1, ExecutionState::Failed),
+    ] {
+        let spec = ExecutionSpec { limits: limits(run, 30), compile_limits: limits(compile, wall_time), ..spec };
+        let transcript = client.run(spec).await?;
+        let end = transcript.complete()?;
+        ensure!(end.state() == state, "{end:?}");
+        let result = client.result(&end.execution_id).await?;
+        for (receipt, compiler) in [(&end.receipt, &end.compile), (&result.receipt, &result.compile)] {
+            assert_eq!(asked(receipt), run.to_string(), "{end:?}");
+            let compiler = compiler.as_ref().context("no report of the compiler")?;
+            assert_eq!(asked(&compiler.receipt), compile.to_string(), "{end:?}");
+        }
+    }
     Ok(())
 }
 

@@ -69,6 +69,94 @@ async fn every_line_of_run_json_is_json_and_the_last_has_the_verdict() -> anyhow
     Ok(())
 }
 
+/// No means to hold a script's memory, files and system calls.
+const NOTHING: [&str; 10] = [
+    "--set",
+    "runner.avoid.namespaces=true",
+    "--set",
+    "runner.avoid.cgroups=true",
+    "--set",
+    "runner.avoid.landlock=true",
+    "--set",
+    "runner.avoid.seccomp=true",
+    "--set",
+    "runner.avoid.privileges=true",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_takes_limits_and_tells_which_one_was_reached() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("flood.sh"), "yes\n")?;
+    let output = runmesh(folder.path(), &["run", "--output", "4K", "flood.sh"]).await?;
+    ensure!(output.status.code() == Some(1) && output.stdout.len() == 4_096, "{output:?}");
+    ensure!(text(&output.stderr).contains("failed (output limit) after"), "{}", text(&output.stderr));
+    ensure!(text(&output.stderr).contains("4096 bytes"), "{}", text(&output.stderr));
+
+    // All of them reach the service, by the names of their fields.
+    let small = ["--memory", "1M", "--disk", "1K", "--file-size", "2K", "--cpus", "0.001", "--processes", "1000000"];
+    let output =
+        runmesh(folder.path(), &[&["run"], &small[..], &["--cpu-time", "10000h", "flood.sh"]].concat()).await?;
+    let said = text(&output.stderr);
+    for (field, value) in [
+        ("memory_bytes", "1048576"),
+        ("disk_bytes", "1024"),
+        ("file_bytes", "2048"),
+        ("cpu_millis", "1;"),
+        ("processes", "1000000"),
+        ("cpu_time", "36000000 s"),
+    ] {
+        let line = format!("spec.limits.{field}: is {value}");
+        ensure!(said.contains(&line), "{line:?} is not in {said}");
+    }
+    ensure!(!output.status.success(), "{output:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_tells_what_was_not_held_and_a_strict_run_is_refused_for_it() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("fine.sh"), "echo fine\n")?;
+    let output = runmesh(folder.path(), &[&["run"], &NOTHING[..], &["fine.sh"]].concat()).await?;
+    ensure!(output.status.success() && output.stdout == b"fine\n", "{output:?}");
+    let said = text(&output.stderr);
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("not held to in full")).collect();
+    ensure!(lines.len() == 1, "{said}");
+    for words in ["memory_bytes", "network", "syscalls", "`runmesh doctor`"] {
+        ensure!(lines[0].contains(words), "{words} is not in {said}");
+    }
+    ensure!(!lines[0].contains("output_bytes"), "{said}");
+
+    let output = runmesh(folder.path(), &[&["run", "--strict"], &NOTHING[..], &["fine.sh"]].concat()).await?;
+    ensure!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let said = text(&output.stderr);
+    for words in ["FAILED_PRECONDITION", "memory_bytes", "network", "syscalls"] {
+        ensure!(said.contains(words), "{words} is not in {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_tells_that_the_compiler_refused_a_program_and_why_a_case_failed() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("bad.c"), "int main(void) {\n")?;
+    fs::write(folder.path().join("cases.toml"), "[[cases]]\nname = 'good'\n[[cases]]\nname = 'bad'\nstdin = 'x'\n")?;
+    for arguments in [&["run", "bad.c"][..], &["run", "--cases", "cases.toml", "bad.c"]] {
+        let output = runmesh(folder.path(), arguments).await?;
+        ensure!(output.status.code() == Some(1), "{output:?}");
+        let last = text(&output.stderr).lines().last().unwrap_or_default().to_owned();
+        ensure!(last.starts_with("refused by the compiler after ") && !last.contains("0.000 s"), "{last}");
+    }
+    let script = "import sys\nif sys.stdin.read():\n    raise ValueError('told by the program')\nprint('noise', file=sys.stderr)\n";
+    fs::write(folder.path().join("sum.py"), script)?;
+    let output = runmesh(folder.path(), &["run", "--cases", "cases.toml", "sum.py"]).await?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    let table = text(&output.stdout);
+    let told: Vec<&str> = table.lines().filter(|line| line.contains("ValueError: told by the program")).collect();
+    ensure!(told.len() == 1 && table.trim_end().ends_with(told[0]), "{table}");
+    ensure!(!table.contains("noise"), "what an accepted case said is shown: {table}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_key_of_the_configuration_is_an_error_that_names_it() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;

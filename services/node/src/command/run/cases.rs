@@ -1,13 +1,13 @@
 //! `runmesh run --cases`: one program on many inputs, a table of what became of each.
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use runmesh_events::{ExecutionId, from_duration};
+use runmesh_events::ExecutionId;
 use runmesh_proto::{
-    event::{CaseResult, CaseVerdict, ResourceUsage},
+    event::{CaseResult, CaseVerdict, ExecutionErrorType},
     execution::{
         Execution, ExecutionSpec, ExecutionState, RunCasesRequest, RunCasesResponse,
         execution_service_client::ExecutionServiceClient, run_cases_response::Item,
@@ -15,10 +15,17 @@ use runmesh_proto::{
 };
 use tonic::{body::Body, client::GrpcService, codegen::StdError};
 
-use super::{Stop, cancel, exit, may_return, pause, print, write};
+use super::{
+    Stop, cancel,
+    ending::{self, wall},
+    exit, may_return, pause, print, write,
+};
 
 /// The widest name that is shown whole.
 const WIDEST: usize = 40;
+
+/// How many lines of its standard error are shown of a case that was not accepted.
+const LAST_LINES: usize = 5;
 
 pub(super) async fn follow<T>(
     mut client: ExecutionServiceClient<T>,
@@ -130,8 +137,23 @@ impl Table {
             wall(&usage).as_secs_f64(),
             mebibytes(usage.peak_memory_bytes),
         );
-        print::line(row.trim_end())
+        print::line(row.trim_end())?;
+        if result.verdict() != CaseVerdict::Accepted {
+            for said in last_lines(&result.stderr) {
+                print::line(format_args!("{:number$}  | {said}", ""))?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// The end of what a program said on standard error.
+fn last_lines(stderr: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    // What a terminal would act on is not for a table.
+    let plain = |line: &&str| line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(plain).collect()
 }
 
 fn verdict_name(verdict: CaseVerdict) -> &'static str {
@@ -143,10 +165,6 @@ fn verdict_name(verdict: CaseVerdict) -> &'static str {
         CaseVerdict::Limit => "limit",
         CaseVerdict::Unspecified => "unknown",
     }
-}
-
-fn wall(usage: &ResourceUsage) -> Duration {
-    usage.wall_time.as_ref().and_then(from_duration).unwrap_or_default()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
@@ -162,6 +180,7 @@ fn verdict(execution: &Execution, as_json: bool) -> ExitCode {
         _ => exit::FAILED,
     };
     if !as_json {
+        ending::not_held(execution);
         let counts = execution.cases.unwrap_or_default();
         let wall = wall(&execution.resource_usage.unwrap_or_default());
         let mut words = format!("{} of {} cases accepted", counts.accepted, counts.total);
@@ -171,8 +190,10 @@ fn verdict(execution: &Execution, as_json: bool) -> ExitCode {
             }
         }
         words.push_str(&format!(", in {:.3} s", wall.as_secs_f64()));
-        if code != 0 && !execution.error_message.is_empty() {
-            words.push_str(&format!(": {}", execution.error_message));
+        if execution.error_type() == ExecutionErrorType::CompileError {
+            words = ending::in_words(execution, code);
+        } else if code != 0 {
+            words.push_str(&ending::why(execution));
         }
         let _ = writeln!(std::io::stderr(), "{words}");
     }

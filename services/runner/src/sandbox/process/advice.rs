@@ -75,6 +75,9 @@ fn cgroups(shared: &Shared) -> Option<String> {
     let why = missing.first()?;
     let remedy = if rustix::process::geteuid().is_root() {
         "mount cgroups writable; in a container with `--cgroupns=private` and /sys/fs/cgroup mounted read-write"
+    } else if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        "this machine has cgroups of version 1, which only root can use: run the node as root, or start the machine with \
+         version 2 (`systemd.unified_cgroup_hierarchy=1`)"
     } else {
         "start the node in a cgroup of its own: `systemd-run --user --scope -p Delegate=yes runmesh …`, or a unit with \
          Delegate=yes"

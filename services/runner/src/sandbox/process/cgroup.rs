@@ -150,6 +150,15 @@ impl Cgroups {
         Some(found.map_or("the kernel has no such controller here", |(_, why)| why))
     }
 
+    /// Why a limit of memory does not hold in full. `None`: it does.
+    pub(super) fn memory_weakness(&self) -> Option<&'static str> {
+        let folder = self.parents.get(Controller::Memory)?;
+        match self.version {
+            Version::One => v1::weakness(folder),
+            Version::Two => v2::weakness(folder),
+        }
+    }
+
     /// Makes the cgroup of a run.
     pub(super) fn create(&self, name: &str) -> io::Result<Cgroup> {
         let cgroup = Cgroup { version: self.version, folders: self.parents.below(name) };
@@ -304,6 +313,11 @@ fn remove(folder: &Path) -> io::Result<()> {
 fn field(text: &str, name: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     value.trim().parse().ok()
+}
+
+/// Whether memory can be swapped out on this machine.
+fn has_swap() -> bool {
+    fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
 
 /// The number that is all of a file.

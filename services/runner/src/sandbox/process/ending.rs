@@ -68,7 +68,12 @@ impl Facts<'_> {
             return Some(Ending::OutOfMemory { evidence });
         }
         match ended.signal {
-            Some(libc::SIGXCPU) if self.held.cpu_time.is_some() => return Some(Ending::CpuTimedOut),
+            // Not one that it sent itself.
+            Some(libc::SIGXCPU)
+                if self.held.cpu_time.is_some_and(|limit| ended.cpu_user + ended.cpu_system >= limit / 2) =>
+            {
+                return Some(Ending::CpuTimedOut);
+            }
             Some(libc::SIGXFSZ) => return Some(Ending::FileSizeLimit),
             _ => {}
         }
@@ -173,7 +178,10 @@ mod tests {
         assert_eq!(Facts { truncated: true, ..failed }.ending(), Ending::OutputLimit);
         let signaled = |signal| facts(&held, Ended { signal: Some(signal), ..ENDED }).ending();
         assert_eq!(signaled(libc::SIGXFSZ), Ending::FileSizeLimit);
-        assert_eq!(signaled(libc::SIGXCPU), Ending::CpuTimedOut);
+        let over = |cpu_user| facts(&held, Ended { signal: Some(libc::SIGXCPU), cpu_user, ..ENDED }).ending();
+        assert_eq!(over(Duration::from_secs(1)), Ending::CpuTimedOut);
+        // Sent by the script.
+        assert_eq!(over(Duration::from_millis(10)), Ending::Signaled(libc::SIGXCPU));
         assert_eq!(signaled(libc::SIGKILL), Ending::Signaled(libc::SIGKILL));
     }
 

@@ -81,6 +81,10 @@ impl Launcher {
             };
             match connection.prepare(order, control, cgroup) {
                 Ok(answer) => return answer.map_err(SandboxError::from),
+                // It is well, and so are the scripts that run: the kernel refused this one message.
+                Err(source) if !is_gone(&source) => {
+                    return Err(SandboxError::Setup { step: "speak with the helper".to_owned(), source });
+                }
                 // Killed, perhaps for want of memory. Once more, with a new one.
                 Err(error) if !last => {
                     tracing::warn!(%error, "the sandbox helper is gone; starting it again");
@@ -145,6 +149,13 @@ impl Connection {
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
+}
+
+/// Whether an error says that the helper has ended, or hangs.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, NotConnected, TimedOut, UnexpectedEof, WouldBlock};
+    let kinds = [BrokenPipe, ConnectionReset, InvalidData, NotConnected, TimedOut, UnexpectedEof, WouldBlock];
+    kinds.contains(&error.kind()) || error.raw_os_error().is_none()
 }
 
 impl Drop for Connection {

@@ -47,9 +47,6 @@ fn end(root: &Path, run: Option<&Path>, pid: Pid) {
     if !is_marked(root, run, pid) {
         return;
     }
-    if rustix::process::getpgid(Some(pid)).is_ok_and(|group| group == pid) {
-        rustix::process::kill_process_group(pid, Signal::KILL).ok();
-    }
     rustix::process::pidfd_send_signal(&handle, Signal::KILL).ok();
 }
 

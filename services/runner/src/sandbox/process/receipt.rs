@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Shared;
-use super::cgroup::{Controller, Version};
+use super::cgroup::{Cgroups, Controller, Version};
 use super::wire::Isolation;
 use crate::sandbox::{Enforcement, Level, Limit, Limits};
 
@@ -176,10 +176,24 @@ impl Machine<'_> {
 
     fn memory(&self) -> By {
         match self.without(Controller::Memory) {
-            None => By::full(format!("memory limit of {}", self.version())),
-            Some(why) => {
-                By::partial("RLIMIT_DATA of each process", format!("nothing counts all processes together: {why}"))
+            None => {
+                let beside = if self.version() == "cgroup v1" {
+                    "; buffers of sockets up to a quarter of it beside"
+                } else {
+                    ""
+                };
+                let mechanism = format!("memory limit of {}{beside}", self.version());
+                match self.shared.cgroups.as_ref().ok().and_then(Cgroups::memory_weakness) {
+                    None => By::full(mechanism),
+                    Some(why) => By::partial(mechanism, why),
+                }
             }
+            Some(why) => By::partial(
+                "RLIMIT_DATA of each process",
+                format!(
+                    "nothing counts all processes together, shared memory, files in memory, and the kernel's buffers: {why}"
+                ),
+            ),
         }
     }
 

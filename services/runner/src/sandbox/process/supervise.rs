@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
 use super::coalesce::Coalescer;
+use super::collect::Uncollected;
 use super::ending::{Cause, Facts};
 use super::folder::Folder;
 use super::notices::Notices;
@@ -437,18 +438,20 @@ impl Supervisor {
     }
 }
 
-fn open_folder(work: Option<OwnedFd>, folder: Option<std::path::PathBuf>) -> Result<OwnedFd, String> {
-    match (work, folder) {
+fn open_folder(work: Option<OwnedFd>, folder: Option<std::path::PathBuf>) -> Result<OwnedFd, Uncollected> {
+    let opened = match (work, folder) {
         (Some(work), _) => Ok(work),
-        (None, Some(folder)) => std::fs::File::open(folder).map(OwnedFd::from).map_err(|error| error.to_string()),
-        (None, None) => Err("there is no working folder".to_owned()),
-    }
+        (None, Some(folder)) => std::fs::File::open(folder).map(OwnedFd::from),
+        (None, None) => Err(io::ErrorKind::NotFound.into()),
+    };
+    opened.map_err(|error| Uncollected::Sandbox(format!("the working folder: {error}")))
 }
 
-fn give_back(outcome: &mut Outcome, files: Result<Vec<SourceFile>, String>) {
+fn give_back(outcome: &mut Outcome, files: Result<Vec<SourceFile>, Uncollected>) {
     match files {
         Ok(files) => outcome.collected = files,
-        Err(reason) => {
+        Err(Uncollected::Program(reason)) => outcome.ending = Ending::TooMuchToCollect { reason },
+        Err(Uncollected::Sandbox(reason)) => {
             outcome.ending = Ending::Failed { reason: format!("the files could not be given back: {reason}") };
         }
     }

@@ -10,8 +10,30 @@ use super::{Evidence, Folders, field, number};
 /// The time over which a processor share is measured, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
 
+/// The limit of the buffers of sockets.
+const SOCKETS: &str = "memory.kmem.tcp.limit_in_bytes";
+/// Which part of the memory limit they may have beside it, and how much at least.
+const SOCKET_PART: u64 = 4;
+const LEAST_SOCKETS: u64 = 1 << 20;
+
+/// Why the limit does not hold in full. `None`: it does.
+pub(super) fn weakness(folder: &Path) -> Option<&'static str> {
+    if !folder.join(SOCKETS).exists() {
+        Some("buffers of sockets are not counted")
+    } else if !folder.join("memory.memsw.limit_in_bytes").exists() && super::has_swap() {
+        Some("what is swapped out is not counted")
+    } else {
+        None
+    }
+}
+
 pub(super) fn limit_memory(folder: &Path, bytes: u64) -> io::Result<()> {
     fs::write(folder.join("memory.limit_in_bytes"), bytes.to_string())?;
+    // The buffers of sockets are counted by themselves.
+    match fs::write(folder.join(SOCKETS), (bytes / SOCKET_PART).max(LEAST_SOCKETS).to_string()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        other => other?,
+    }
     // Memory and swap together, so that nothing goes to swap instead. Absent where swap is not accounted for.
     match fs::write(folder.join("memory.memsw.limit_in_bytes"), bytes.to_string()) {
         Err(error) if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::PermissionDenied => Ok(()),
@@ -32,7 +54,10 @@ pub(super) fn evidence(folders: &Folders) -> Evidence {
     let cpu = cpu(folders);
     Evidence {
         oom_kills: oom.and_then(|text| field(&text, "oom_kill")),
-        peak_memory_bytes: memory.and_then(|folder| number(&folder.join("memory.max_usage_in_bytes"))),
+        peak_memory_bytes: memory.and_then(|folder| {
+            let sockets = number(&folder.join("memory.kmem.tcp.max_usage_in_bytes")).unwrap_or(0);
+            Some(number(&folder.join("memory.max_usage_in_bytes"))? + sockets)
+        }),
         cpu_user: cpu.map(|(user, _)| user),
         cpu_system: cpu.map(|(_, system)| system),
         refused_processes: None,

@@ -10,6 +10,11 @@ use super::{Evidence, Folders, field, number};
 /// The time over which a processor share is measured, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
 
+/// Why the limit does not hold in full. `None`: it does.
+pub(super) fn weakness(folder: &Path) -> Option<&'static str> {
+    (!folder.join("memory.swap.max").exists() && super::has_swap()).then_some("what is swapped out is not counted")
+}
+
 pub(super) fn limit_memory(folder: &Path, bytes: u64) -> io::Result<()> {
     fs::write(folder.join("memory.max"), bytes.to_string())?;
     // Absent where the kernel has no swap.

@@ -16,7 +16,13 @@ pub(super) struct Confinement {
     isolation: Isolation,
     readable: Vec<PathBuf>,
     landlock: i32,
-    filters: Result<Vec<BpfProgram>, String>,
+    filters: Result<Filters, String>,
+}
+
+struct Filters {
+    usual: Vec<BpfProgram>,
+    /// For sandboxes without a network namespace.
+    without_network: Vec<BpfProgram>,
 }
 
 /// What is applied to one script.
@@ -28,7 +34,11 @@ pub(super) struct Applicable<'a> {
 impl Confinement {
     pub(super) fn new(setup: &Setup) -> Confinement {
         let filters = if setup.seccomp {
-            seccomp::filters(setup.isolation != Isolation::Plain).map_err(|error| error.to_string())
+            let namespaces = setup.isolation != Isolation::Plain;
+            let filters = |network| seccomp::filters(seccomp::Apart { namespaces, network });
+            filters(true)
+                .and_then(|usual| Ok(Filters { usual, without_network: filters(false)? }))
+                .map_err(|error| error.to_string())
         } else {
             Err("switched off".to_owned())
         };
@@ -44,9 +54,13 @@ impl Confinement {
         Capable { landlock: self.landlock, no_seccomp: self.filters.as_ref().err().cloned().unwrap_or_default() }
     }
 
-    /// Makes it ready for a script in this folder: opens what the rules name.
-    pub(super) fn prepare(&self, folder: Option<&Path>) -> Result<Applicable<'_>, Fault> {
-        let filters = self.filters.as_deref().unwrap_or_default();
+    /// Makes it ready for a script in this folder: opens what the rules name. `network`: it has a network namespace.
+    pub(super) fn prepare(&self, folder: Option<&Path>, network: bool) -> Result<Applicable<'_>, Fault> {
+        let filters = match &self.filters {
+            Ok(filters) if network => filters.usual.as_slice(),
+            Ok(filters) => filters.without_network.as_slice(),
+            Err(_) => &[],
+        };
         let rules = if self.landlock > 0 {
             let rules = match folder {
                 None => Rules {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
-use rustix::process::{Pid, Signal};
+use rustix::process::{DumpableBehavior, Pid, Signal};
 use rustix::thread::CapabilitySet;
 
 use super::super::sys::{self, Namespaces, Side};
@@ -25,6 +25,7 @@ const KILLING: Duration = Duration::from_secs(2);
 struct Init<'a> {
     isolation: Isolation,
     user: u32,
+    network: bool,
     confinement: &'a Confinement,
     control: OwnedFd,
     children: OwnedFd,
@@ -49,6 +50,7 @@ pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, con
     let mut init = Init {
         isolation: setup.isolation,
         user: order.user,
+        network: order.network,
         confinement,
         control,
         children,
@@ -61,6 +63,8 @@ pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, con
     };
     match init.isolate(order) {
         Ok((no_proc, folders)) => {
+            // Its own files in /proc were needed up to here. Nobody of the same user gets to its memory and descriptors.
+            rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
             let folders: Vec<_> = folders.iter().map(|folder| folder.as_fd()).collect();
             if wire::send(&init.control, &Notice::Ready { no_proc }, &folders).is_ok() {
                 // Nobody is left to tell of an error.
@@ -80,6 +84,9 @@ fn set_up(setup: &Setup, _order: &Prepare) -> Result<OwnedFd, Fault> {
     rustix::thread::set_name(c"sandbox-init").ok();
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step("open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).step("let go of the helper's socket")?;
+    // A script may find a way to what this process has open.
+    rustix::stdio::dup2_stdout(&null).step("let go of the node's output")?;
+    rustix::stdio::dup2_stderr(&null).step("let go of the node's output")?;
     if setup.isolation == Isolation::Plain {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).step("adopt orphans")?;
     }
@@ -194,7 +201,7 @@ impl Init<'_> {
         script::drop_bounds();
         script::drop_capabilities(kept)?;
         let folder = (self.isolation == Isolation::Plain).then(|| script.directory.parent()).flatten();
-        let confinement = self.confinement.prepare(folder)?;
+        let confinement = self.confinement.prepare(folder, self.network)?;
         let (report, reporting) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("make a pipe")?;
         match sys::clone(Namespaces::default(), None).step("start a process")? {
             Side::Child => script::become_script(script, descriptors, user, confinement, (&self.control, reporting)),

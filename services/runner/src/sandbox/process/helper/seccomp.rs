@@ -8,7 +8,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use calls::{ALWAYS, ISOLATED, legacy};
+use calls::{ALWAYS, ISOLATED, SCHEDULING, legacy};
 
 mod calls;
 
@@ -21,23 +21,58 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 
-/// What fails as if the kernel did not have it: `clone3`, whose flags a filter can't see, and io_uring, whose operations
-/// a filter can't see either.
-const ABSENT: [i64; 4] =
-    [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+/// What fails as if the kernel did not have it: `clone3`, whose flags a filter can't see, io_uring, whose operations a
+/// filter can't see either, and asynchronous input and output, of which there is a fixed number for the whole machine.
+const ABSENT: [i64; 9] = [
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_setup,
+    libc::SYS_io_destroy,
+    libc::SYS_io_submit,
+    libc::SYS_io_cancel,
+    libc::SYS_io_getevents,
+];
 
-/// The filters, in the order in which they are to be installed. `isolated`: the script has namespaces of its own, so that
-/// sockets and System V objects are nobody else's.
-pub(super) fn filters(isolated: bool) -> Result<Vec<BpfProgram>, BackendError> {
+/// A process, as `ioprio_set` has it.
+const IOPRIO_WHO_PROCESS: i32 = 1;
+
+/// What there is nobody else to reach by.
+#[derive(Clone, Copy)]
+pub(super) struct Apart {
+    /// The script has a process and an ipc namespace of its own.
+    pub(super) namespaces: bool,
+    /// It has a network namespace of its own.
+    pub(super) network: bool,
+}
+
+/// The filters, in the order in which they are to be installed.
+pub(super) fn filters(apart: Apart) -> Result<Vec<BpfProgram>, BackendError> {
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> =
         ALWAYS.iter().chain(legacy::ALWAYS).map(|call| (*call, Vec::new())).collect();
-    if isolated {
+    if apart.namespaces {
         allowed.extend(ISOLATED.iter().map(|call| (*call, Vec::new())));
+        allowed.insert(libc::SYS_shmget, vec![rule(&[without(2, libc::SHM_HUGETLB)?])?]);
     }
+    // Libraries set this for each of their threads, which are not the calling one.
+    let own = if apart.namespaces { Vec::new() } else { vec![rule(&[equal(0, 0)?])?] };
+    allowed.extend(SCHEDULING.iter().map(|call| (*call, own.clone())));
+    // Of whoever watches the script nothing is changed: limits are set for the caller alone, and read of others.
+    allowed.insert(libc::SYS_prlimit64, vec![rule(&[equal(0, 0)?])?, rule(&[masked(2, u64::MAX, 0)?])?]);
+    let groups = [libc::PRIO_PROCESS, libc::PRIO_PGRP];
+    allowed.insert(
+        libc::SYS_setpriority,
+        groups.iter().map(|which| rule(&[equal(0, *which as i32)?, equal(1, 0)?])).collect::<Result<_, _>>()?,
+    );
+    allowed.insert(libc::SYS_ioprio_set, vec![rule(&[equal(0, IOPRIO_WHO_PROCESS)?, equal(1, 0)?])?]);
+    // Huge pages are set aside for someone on this machine, and no limit counts them.
+    allowed.insert(libc::SYS_mmap, vec![rule(&[without(3, libc::MAP_HUGETLB)?])?]);
+    allowed.insert(libc::SYS_memfd_create, vec![rule(&[without(1, libc::MFD_HUGETLB.cast_signed())?])?]);
     let mask = u64::from(NAMESPACES.unsigned_abs());
     allowed.insert(libc::SYS_clone, vec![rule(&[masked(0, mask, 0)?])?]);
-    allowed.insert(libc::SYS_socket, sockets(isolated)?);
+    allowed.insert(libc::SYS_socket, sockets(apart)?);
     allowed.insert(libc::SYS_socketpair, vec![rule(&[equal(0, libc::AF_UNIX)?])?]);
     // Reading the personality, the usual one, and the one without randomised addresses.
     let personalities = [0, libc::ADDR_NO_RANDOMIZE.unsigned_abs(), u32::MAX];
@@ -57,11 +92,11 @@ pub(super) fn filters(isolated: bool) -> Result<Vec<BpfProgram>, BackendError> {
     Ok(vec![list.try_into()?, absent.try_into()?])
 }
 
-/// Of the internet's sockets only TCP and UDP, and only where they lead nowhere. Without a file system of its own a
-/// script gets no named local ones either: those of others could be there.
-fn sockets(isolated: bool) -> Result<Vec<SeccompRule>, BackendError> {
+/// Of the internet's sockets only TCP and UDP, and only where they lead nowhere. Elsewhere a script gets no local ones
+/// either: those of others could be there, in the file system or by their abstract names.
+fn sockets(apart: Apart) -> Result<Vec<SeccompRule>, BackendError> {
     let mut rules = Vec::new();
-    if isolated {
+    if apart.namespaces && apart.network {
         rules.push(rule(&[equal(0, libc::AF_UNIX)?])?);
         for family in [libc::AF_INET, libc::AF_INET6] {
             for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
@@ -85,6 +120,11 @@ fn rule(conditions: &[SeccompCondition]) -> Result<SeccompRule, BackendError> {
 
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
+}
+
+/// That a flag is not set.
+fn without(argument: u8, flag: i32) -> Result<SeccompCondition, BackendError> {
+    masked(argument, u64::from(flag.cast_unsigned()), 0)
 }
 
 fn equal(argument: u8, value: i32) -> Result<SeccompCondition, BackendError> {

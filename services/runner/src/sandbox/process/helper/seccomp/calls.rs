@@ -2,7 +2,6 @@
 
 /// System V and POSIX objects, which live in an ipc namespace and outlive their makers.
 pub(super) const ISOLATED: &[i64] = &[
-    libc::SYS_shmget,
     libc::SYS_shmat,
     libc::SYS_shmdt,
     libc::SYS_shmctl,
@@ -22,13 +21,16 @@ pub(super) const ISOLATED: &[i64] = &[
     libc::SYS_mq_getsetattr,
 ];
 
+/// What sets how a process or thread is scheduled; the first argument is its id, 0 for the caller.
+pub(super) const SCHEDULING: &[i64] =
+    &[libc::SYS_sched_setparam, libc::SYS_sched_setscheduler, libc::SYS_sched_setattr, libc::SYS_sched_setaffinity];
+
 /// What programs of any kind need.
 pub(super) const ALWAYS: &[i64] = &[
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
     libc::SYS_lseek,
-    libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_munmap,
     libc::SYS_brk,
@@ -89,7 +91,6 @@ pub(super) const ALWAYS: &[i64] = &[
     libc::SYS_fchown,
     libc::SYS_umask,
     libc::SYS_gettimeofday,
-    libc::SYS_prlimit64,
     libc::SYS_getrusage,
     libc::SYS_sysinfo,
     libc::SYS_times,
@@ -125,17 +126,12 @@ pub(super) const ALWAYS: &[i64] = &[
     libc::SYS_statfs,
     libc::SYS_fstatfs,
     libc::SYS_getpriority,
-    libc::SYS_setpriority,
-    libc::SYS_sched_setparam,
     libc::SYS_sched_getparam,
-    libc::SYS_sched_setscheduler,
     libc::SYS_sched_getscheduler,
     libc::SYS_sched_get_priority_max,
     libc::SYS_sched_get_priority_min,
     libc::SYS_sched_rr_get_interval,
-    libc::SYS_sched_setattr,
     libc::SYS_sched_getattr,
-    libc::SYS_sched_setaffinity,
     libc::SYS_sched_getaffinity,
     libc::SYS_mlock,
     libc::SYS_munlock,
@@ -215,7 +211,6 @@ pub(super) const ALWAYS: &[i64] = &[
     libc::SYS_pwritev2,
     libc::SYS_getcpu,
     libc::SYS_getrandom,
-    libc::SYS_memfd_create,
     libc::SYS_membarrier,
     libc::SYS_copy_file_range,
     libc::SYS_pkey_mprotect,
@@ -228,12 +223,6 @@ pub(super) const ALWAYS: &[i64] = &[
     libc::SYS_close_range,
     libc::SYS_get_mempolicy,
     libc::SYS_ioprio_get,
-    libc::SYS_ioprio_set,
-    libc::SYS_io_setup,
-    libc::SYS_io_destroy,
-    libc::SYS_io_submit,
-    libc::SYS_io_cancel,
-    libc::SYS_io_getevents,
     libc::SYS_seccomp,
     libc::SYS_landlock_create_ruleset,
     libc::SYS_landlock_add_rule,
