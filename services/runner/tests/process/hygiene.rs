@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use runmesh_runner::{Collect, Ending, Level, Limit, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
 
 use crate::harness::{
-    Harness, assert_exited, bash, environment_has, finish, group_is_alive, helper, is_alive, next_text, processes,
-    spec, until,
+    Harness, assert_exited, bash, environment_has, finish, group_is_alive, helper, is_alive, next_text, parent,
+    processes, spec, until,
 };
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn a_helper_that_is_killed_takes_its_runs_with_it_and_is_started_again() {
     assert_eq!(next_text(&mut run).await, "ready\n");
     let main = run.started().pid.unwrap();
     // The script's parent is the first process of its sandbox, and that one's is the helper.
-    let helper = parent(parent(main));
+    let helper = parent(parent(main).unwrap()).unwrap();
     assert_eq!(std::fs::read_to_string(format!("/proc/{helper}/comm")).unwrap(), "sandbox-helper\n");
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(helper as i32).unwrap(),
@@ -250,9 +250,4 @@ async fn the_receipt_tells_what_holds() {
         assert_eq!(line.level == Level::None, line.mechanism.is_empty(), "{line:?}");
         assert_eq!(line.level == Level::Full, line.reason.is_empty(), "{line:?}");
     }
-}
-
-fn parent(pid: u32) -> u32 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
 }

@@ -8,6 +8,7 @@ mod harness;
 mod hygiene;
 mod ordinary;
 mod output;
+mod prepared;
 mod start;
 
 const AVOID: Avoid = Avoid { namespaces: false, privileges: false, cgroups: false, landlock: false, seccomp: false };
