@@ -81,7 +81,7 @@ impl Waiting {
 
 fn waiting(helper: u32) -> Vec<u32> {
     let below = |pid: &u32| parent(*pid).and_then(parent) == Some(helper);
-    let waits = |pid: &u32| environment_has(*pid, "PYTHONPATH=/run/runmesh") && is_alive(*pid);
+    let waits = |pid: &u32| environment_has(*pid, "PYTHONPATH=/.runmesh") && is_alive(*pid);
     processes().into_iter().filter(below).filter(waits).collect()
 }
 
@@ -98,15 +98,13 @@ async fn pythons() -> Vec<(PathBuf, Vec<PathBuf>)> {
         cache: None,
     };
     let found = Runtimes::discover(&search).await.unwrap();
-    let prepared = found.prepared();
-    assert!(!prepared.is_empty(), "there should be a Python");
     let versions = found.list().iter().filter(|runtime| runtime.language == "python");
     for runtime in versions {
         let old = ["2.", "3.6.", "3.7."].iter().any(|old| runtime.version.to_string().starts_with(old));
         assert_eq!(runtime.prepared, !old, "{}", runtime.version);
     }
-    let folders = found.folders();
-    prepared.into_iter().map(|program| (program, folders.clone())).collect()
+    let versions = found.list().iter().filter(|runtime| runtime.prepared);
+    versions.map(|runtime| (runtime.program.clone(), runtime.folder().into_iter().collect())).collect()
 }
 
 /// Scripts that show all that an interpreter which waited could have different.
@@ -157,9 +155,15 @@ async fn an_interpreter_that_waited_is_as_one_just_started() {
     if crate::AVOID.namespaces {
         return;
     }
+    let mut compared = 0;
     for (program, readable) in pythons().await {
-        let waiting = Waiting::of(&program, readable.clone()).await;
-        let plain = Harness::with(|config| config.readable = readable);
+        let plain = Harness::with(|config| config.readable = readable.clone());
+        // A folder of root's home can't be shown by a helper that is another user.
+        if !plain.sandbox.refusals().is_empty() {
+            continue;
+        }
+        compared += 1;
+        let waiting = Waiting::of(&program, readable).await;
         for probe in probes(&program) {
             let expected = plain.run(probe.clone()).await;
             let finished = waiting.run_prepared(probe.clone()).await;
@@ -171,9 +175,17 @@ async fn an_interpreter_that_waited_is_as_one_just_started() {
             assert_eq!(stdout, text(&expected.stdout), "{} {script}", program.display());
             assert_eq!(stderr, text(&expected.stderr), "{} {script}", program.display());
             assert_eq!(finished.outcome.ending, expected.outcome.ending, "{} {script}", program.display());
-            assert_eq!(finished.outcome.receipt, expected.outcome.receipt);
+            // What is missing is told with the names of this sandbox's own folders.
+            let held = |finished: &Finished| {
+                let lines = finished.outcome.receipt.iter();
+                lines
+                    .map(|line| (line.limit, line.level, line.enforced.clone(), line.mechanism.clone()))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(held(&finished), held(&expected));
         }
     }
+    assert!(compared > 0, "there should be a Python that can be run");
 }
 
 #[tokio::test]

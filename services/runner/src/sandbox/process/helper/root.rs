@@ -58,7 +58,7 @@ pub(super) const TEMPORARY: &str = "/tmp";
 pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
 /// The folder with what makes an interpreter wait for its script.
-pub(super) const HOOKS: &str = "/run/runmesh";
+pub(super) const HOOKS: &str = "/.runmesh";
 /// It does so for Python.
 const PYTHON_HOOK: (&str, &str) = ("sitecustomize.py", include_str!("sitecustomize.py"));
 
