@@ -162,6 +162,8 @@ pub struct RunnerConfig {
     pub strict: bool,
     /// How many sandboxes are set up in advance.
     pub pool: usize,
+    /// Whether interpreters wait in some of them, where that is possible.
+    pub prepare: bool,
     /// What the sandbox is not to use, though the machine may have it.
     pub avoid: Avoid,
 }
@@ -259,7 +261,14 @@ impl Default for StoreConfig {
 
 impl Default for RunnerConfig {
     fn default() -> Self {
-        Self { cancel_grace: Duration::from_secs(2), runtimes: None, strict: false, pool: 2, avoid: Avoid::default() }
+        Self {
+            cancel_grace: Duration::from_secs(2),
+            runtimes: None,
+            strict: false,
+            pool: 2,
+            prepare: true,
+            avoid: Avoid::default(),
+        }
     }
 }
 

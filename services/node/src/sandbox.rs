@@ -38,14 +38,20 @@ pub(crate) fn toolchains(
     })
 }
 
-/// Opens the sandbox below the data folder, where scripts may read these files and folders too.
+/// Opens the sandbox below the data folder, for these interpreters, where scripts may read these files and folders too.
 ///
 /// # Errors
 /// See [`ProcessSandbox::open`].
-pub(crate) fn open(config: &Config, data: &Path, readable: Vec<PathBuf>) -> Result<ProcessSandbox, SandboxError> {
+pub(crate) fn open(
+    config: &Config,
+    data: &Path,
+    found: &Runtimes,
+    readable: Vec<PathBuf>,
+) -> Result<ProcessSandbox, SandboxError> {
     ProcessSandbox::open(ProcessConfig {
         cancel_grace: config.runner.cancel_grace,
         pool: config.runner.pool,
+        prepare: if config.runner.prepare { found.prepared() } else { Vec::new() },
         avoid: config.runner.avoid,
         readable,
         ..ProcessConfig::new(data.join("work"))

@@ -1,14 +1,15 @@
 //! Measures the search for runtimes, what the process sandbox adds to a bare process beside what bubblewrap adds, how many
-//! runs fit into a second, and what the sandboxes that wait take of memory:
+//! runs fit into a second, what an interpreter that waits saves, and what the sandboxes that wait take of memory:
 //! `cargo run --release -p runmesh-runner --example overhead`.
 #![allow(clippy::unwrap_used, reason = "a measurement, for developers")]
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use runmesh_runner::{Ending, Limits, ProcessConfig, ProcessSandbox, RunSpec, Runtimes, Sandbox, Search};
+use runmesh_runner::{Ending, Limits, ProcessConfig, ProcessSandbox, RunSpec, Runtimes, Sandbox, Search, SourceFile};
 
 const RUNS: u32 = 500;
 const COMMANDS: [&[&str]; 2] = [&["/bin/true"], &["/usr/bin/python3", "-c", "print(1)"]];
@@ -31,9 +32,7 @@ async fn measure_all() {
         let found = Runtimes::discover(&search).await.unwrap().list().len();
         println!("{found} runtimes, {what}: {:.3?}", since.elapsed());
     }
-    let open = |pool: usize, name: &str| {
-        Arc::new(ProcessSandbox::open(ProcessConfig { pool, ..ProcessConfig::new(root.path().join(name)) }).unwrap())
-    };
+    let open = |pool: usize, name: &str| open(root.path(), pool, name, Vec::new());
     let sandbox = open(2, "latency");
     println!("scripts run {}", sandbox.isolation());
     for command in COMMANDS {
@@ -47,10 +46,79 @@ async fn measure_all() {
         }
     }
     drop(sandbox);
+    interpreters(root.path()).await;
+    for with_interpreters in [false, true] {
+        idle(root.path(), with_interpreters).await;
+    }
+}
+
+fn open(root: &Path, pool: usize, name: &str, prepare: Vec<PathBuf>) -> Arc<ProcessSandbox> {
+    let config = ProcessConfig { pool, prepare, ..ProcessConfig::new(root.join(name)) };
+    Arc::new(ProcessSandbox::open(config).unwrap())
+}
+
+/// A script of one line, alone, in a sandbox, and in one in which its interpreter waited.
+async fn interpreters(root: &Path) {
+    let work = root.join("bare");
+    std::fs::create_dir(&work).unwrap();
+    std::fs::write(work.join("main.py"), SCRIPT).unwrap();
+    let (plain, waiting) = (open(root, 2, "plain", Vec::new()), open(root, 2, "waiting", vec![python()]));
+    whole(&waiting).await;
+    let (mut bare, mut started, mut ended) = (Vec::new(), [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for _ in 0..RUNS {
+        bare.push(measure(|| {
+            let output = Command::new(python()).arg("main.py").current_dir(&work).output().unwrap();
+            assert!(output.status.success());
+        }));
+        for (place, sandbox) in [&plain, &waiting].into_iter().enumerate() {
+            while sandbox.prepared() < place * 2 || sandbox.ready() < 2 {
+                tokio::time::sleep(Duration::from_micros(200)).await;
+            }
+            let (until_started, until_ended, prepared) = whole(sandbox).await;
+            assert_eq!(prepared, place == 1);
+            started[place].push(until_started);
+            ended[place].push(until_ended);
+        }
+    }
+    println!("python3 main.py, which prints 1");
+    println!("  bare, output in pipes      {}", show(bare));
+    for ((what, started), ended) in ["sandbox", "prepared"].into_iter().zip(started).zip(ended) {
+        println!("  {what:<8}, until started     {}", show(started));
+        println!("  {what:<8}, until verdict     {}", show(ended));
+    }
+}
+
+const SCRIPT: &str = "print(1)\n";
+
+fn python() -> PathBuf {
+    PathBuf::from("/usr/bin/python3").canonicalize().unwrap()
+}
+
+/// Runs the script. Returns when it had started and when it had ended, and whether its interpreter had waited.
+async fn whole(sandbox: &ProcessSandbox) -> (Duration, Duration, bool) {
+    let python = python();
+    let files = vec![SourceFile { path: "main.py".to_owned(), content: SCRIPT.into() }];
+    let spec = RunSpec { files, ..spec(&[python.to_str().unwrap(), "main.py"]) };
+    let since = Instant::now();
+    let mut run = sandbox.start(spec).await.unwrap();
+    let (started, prepared) = (since.elapsed(), run.started().prepared);
+    while run.next_chunk().await.is_some() {}
+    assert_eq!(run.outcome().await.ending, Ending::Exited(0));
+    let ended = since.elapsed();
+    run.cleaned().await;
+    (started, ended, prepared)
+}
+
+/// The memory of sandboxes that wait.
+async fn idle(root: &Path, with_interpreters: bool) {
+    let (prepare, what) = if with_interpreters { (vec![python()], " with a Python") } else { (Vec::new(), "") };
     let mut before = None;
     for pool in [0, 1, 8, 32] {
-        let sandbox = open(pool, "idle");
-        while sandbox.ready() < pool {
+        let sandbox = open(root, pool, "idle", prepare.clone());
+        if with_interpreters {
+            whole(&sandbox).await;
+        }
+        while sandbox.ready() < pool || with_interpreters && sandbox.prepared() < pool {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let bytes = memory_of_children();
@@ -58,7 +126,7 @@ async fn measure_all() {
             let each = (bytes.saturating_sub(bytes_before)) / (pool - count) as u64;
             format!(", {} KiB for each more", each >> 10)
         });
-        println!("{pool} sandboxes that wait: {} KiB{more}", bytes >> 10);
+        println!("{pool} sandboxes that wait{what}: {} KiB{more}", bytes >> 10);
         before = Some((pool, bytes));
     }
 }

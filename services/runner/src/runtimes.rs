@@ -53,6 +53,8 @@ pub struct Runtime {
     pub compile_environment: BTreeMap<String, String>,
     /// The command that fills its cache. Empty: it has none.
     pub fill_cache: Vec<String>,
+    /// Whether it may be started before there is a script, to wait for it.
+    pub prepared: bool,
 }
 
 /// A language that was not found.
@@ -173,6 +175,11 @@ impl Runtimes {
         folders.sort();
         folders.dedup();
         folders
+    }
+
+    /// The interpreters that may be started before there is a script.
+    pub fn prepared(&self) -> Vec<PathBuf> {
+        self.found.iter().filter(|runtime| runtime.prepared).map(|runtime| runtime.program.clone()).collect()
     }
 
     /// The languages of the registry that were not found.

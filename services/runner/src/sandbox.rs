@@ -130,6 +130,8 @@ pub struct Started {
     pub name: String,
     /// The main process on this machine, if it is one.
     pub pid: Option<u32>,
+    /// Whether its interpreter had been started in advance, and waited for it.
+    pub prepared: bool,
     /// When the script was started.
     pub at: SystemTime,
     /// What was asked for and what holds.

@@ -191,6 +191,9 @@ async fn mistakes_in_a_registry_file_are_named() {
         ("name = \"silent\"", "name = \"speak\"", "\"speak\" is taken"),
         ("\"{program}\", \"-u\"", "\"talk\"", "must begin with"),
         ("\"-u\", \"{file}\"", "\"-u\"", "{file}"),
+        ("version = []", "version = []\nprepared = \"ruby\"", "python"),
+        ("version = [\"talk", "prepared = \"python\"\nversion = [\"talk", "prepared is for"),
+        ("version = []", "version = []\nprepared_since = \"new\"", "numbers with dots"),
     ] {
         fs::write(&path, REGISTRY.replacen(from, to, 1)).unwrap();
         let error = Runtimes::discover(&search).await.unwrap_err().to_string();

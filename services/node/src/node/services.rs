@@ -56,7 +56,7 @@ impl Parts<'_> {
             tracing::debug!(language = missing.name, package = missing.package, "not found here");
         }
         let toolchains = sandbox::toolchains(self.environment, self.data, Arc::clone(&found))?;
-        let sandbox = Arc::new(sandbox::open(self.config, self.data, toolchains.readable())?);
+        let sandbox = Arc::new(sandbox::open(self.config, self.data, &found, toolchains.readable())?);
         if self.roles.has(Role::Runner) {
             let sandbox: Arc<dyn Sandbox> = sandbox.clone();
             let (events, documents) = (self.events(), self.documents());

@@ -81,6 +81,7 @@ fn runtimes_of(language: &Language, found: &[(Candidate<'_>, Version)], search: 
             compile: candidate.fill(&language.compile),
             compile_environment: language.compile_environment.clone(),
             fill_cache: candidate.fill(&language.fill_cache),
+            prepared: language.is_prepared(version),
         })
         .collect();
     runtimes.sort_by(|one, other| other.version.cmp(&one.version));

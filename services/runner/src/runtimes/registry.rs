@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::RegistryError;
+use super::{RegistryError, Version};
 
 /// The languages that scripts can be written in.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,6 +45,22 @@ pub(super) struct Language {
     #[serde(default)]
     pub(super) fill_cache: Vec<String>,
     pub(super) command: Vec<String>,
+    pub(super) prepared: Option<Prepared>,
+    pub(super) prepared_since: Option<Version>,
+}
+
+/// How an interpreter is made to wait for its script.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Prepared {
+    Python,
+}
+
+impl Language {
+    /// Whether this version of it may be started before there is a script.
+    pub(super) fn is_prepared(&self, version: &Version) -> bool {
+        self.prepared.is_some_and(|Prepared::Python| self.prepared_since.as_ref().is_none_or(|since| version >= since))
+    }
 }
 
 impl FromStr for Registry {
@@ -79,6 +95,9 @@ fn wrong_commands(language: &Language) -> Option<&'static str> {
         command.iter().any(|part| places.iter().any(|place| part.contains(place)))
     };
     let (compile, command) = (&language.compile, &language.command);
+    if language.prepared.is_some() && (!compile.is_empty() || *command != ["{program}", "{file}"]) {
+        return Some("prepared is for languages whose command is [\"{program}\", \"{file}\"]");
+    }
     if compile.is_empty() {
         if !begins(command, &["{program}"]) {
             return Some("command must begin with \"{program}\"");

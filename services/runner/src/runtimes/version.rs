@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 /// A version: numbers with dots between them, such as `3.11.7`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Version(Vec<u32>);
 
 /// It is not numbers with dots between them.
@@ -33,6 +36,14 @@ impl FromStr for Version {
     fn from_str(text: &str) -> Result<Version, InvalidVersion> {
         let numbers = text.split('.').map(|part| part.parse().map_err(|_| InvalidVersion));
         numbers.collect::<Result<_, _>>().map(Version)
+    }
+}
+
+impl TryFrom<String> for Version {
+    type Error = InvalidVersion;
+
+    fn try_from(text: String) -> Result<Version, InvalidVersion> {
+        text.parse()
     }
 }
 

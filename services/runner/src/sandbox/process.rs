@@ -6,7 +6,7 @@
 //!   out when the sandbox is opened.
 //! - A cgroup per run limits and counts where cgroups may be made, limits per process or user where not.
 //! - The receipt says which limit is held by what ([`receipt`]).
-//! - Sandboxes are set up in advance ([`pool`]) and used once.
+//! - Sandboxes are set up in advance ([`pool`]) and used once; in some an interpreter waits already ([`warm`]).
 //! - Nobody but one node uses a root: it is locked, so that [`Sandbox::recover`] may remove whatever is in it.
 
 use std::fs::File;
@@ -41,6 +41,7 @@ mod start;
 mod supervise;
 mod sys;
 mod users;
+mod warm;
 mod wire;
 
 pub use launcher::HelperCommand;
@@ -70,6 +71,9 @@ pub struct ProcessConfig {
     pub readable: Vec<PathBuf>,
     /// How many sandboxes are set up in advance.
     pub pool: usize,
+    /// Python interpreters, version 3.8 or later, that may be started in advance as well: one in each sandbox that waits,
+    /// once a run has come that could have used it. Needs a file system for each sandbox, so namespaces.
+    pub prepare: Vec<PathBuf>,
     /// What is not to be used, though the machine may have it.
     pub avoid: Avoid,
     /// How the helper is started.
@@ -119,6 +123,7 @@ impl ProcessConfig {
             root: root.into(),
             readable: Vec::new(),
             pool: 2,
+            prepare: Vec::new(),
             avoid: Avoid::default(),
             helper: HelperCommand::default(),
             memory_bytes: Some(512 << 20),
@@ -215,6 +220,11 @@ impl ProcessSandbox {
         self.pool.ready()
     }
 
+    /// In how many of them an interpreter waits for it.
+    pub fn prepared(&self) -> usize {
+        self.pool.prepared()
+    }
+
     /// The folders in which the cgroups of runs are made.
     pub fn cgroup_folders(&self) -> Vec<PathBuf> {
         self.shared.cgroups.as_ref().map(Cgroups::folders).unwrap_or_default()
@@ -255,6 +265,7 @@ impl Sandbox for ProcessSandbox {
         let started = Started {
             name: launched.name.name.clone(),
             pid: launched.main_process,
+            prepared: launched.prepared,
             at: launched.at,
             receipt: held.lines.clone(),
         };

@@ -100,8 +100,18 @@ pub(crate) fn group_is_alive(group: u32) -> bool {
 }
 
 fn group_of(pid: u32) -> Option<u32> {
+    field(pid, 2)
+}
+
+/// The parent of a process that is there.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    field(pid, 1)
+}
+
+/// A number of a process, counted from its state.
+fn field(pid: u32, place: usize) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(2)?.parse().ok()
+    stat.rsplit_once(") ")?.1.split(' ').nth(place)?.parse().ok()
 }
 
 pub(crate) fn processes() -> Vec<u32> {

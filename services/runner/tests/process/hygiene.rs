@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use runmesh_runner::{Ending, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
 
 use crate::harness::{
-    Harness, assert_exited, bash, finish, group_is_alive, helper, is_alive, limited, next_text, spec, until,
+    Harness, assert_exited, bash, finish, group_is_alive, helper, is_alive, limited, next_text, parent, spec, until,
 };
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn a_helper_that_is_killed_takes_its_runs_with_it_and_is_started_again() {
     assert_eq!(next_text(&mut run).await, "ready\n");
     let main = run.started().pid.unwrap();
     // The script's parent is the first process of its sandbox, and that one's is the helper.
-    let helper = parent(parent(main));
+    let helper = parent(parent(main).unwrap()).unwrap();
     assert_eq!(std::fs::read_to_string(format!("/proc/{helper}/comm")).unwrap(), "sandbox-helper\n");
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(helper as i32).unwrap(),
@@ -192,9 +192,4 @@ async fn without_cgroups_nothing_holds_a_share_of_a_processor() {
 fn the_best_isolation_is_found() {
     let refusals = Harness::new().sandbox.refusals().to_vec();
     assert!(crate::AVOID.namespaces || refusals.is_empty(), "this machine should allow it: {refusals:?}");
-}
-
-fn parent(pid: u32) -> u32 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
 }

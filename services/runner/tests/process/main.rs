@@ -8,6 +8,7 @@ mod harness;
 mod hygiene;
 mod ordinary;
 mod output;
+mod prepared;
 mod start;
 mod suite;
 

@@ -245,11 +245,23 @@ impl Cgroup {
 
     /// The processor time used so far, by all processes together.
     pub(super) fn cpu(&self) -> Option<Duration> {
-        let (user, system) = match self.version {
+        self.cpu_times().map(|(user, system)| user + system)
+    }
+
+    /// The same, in user mode and in the kernel.
+    pub(super) fn cpu_times(&self) -> Option<(Duration, Duration)> {
+        match self.version {
             Version::One => v1::cpu(&self.folders),
             Version::Two => v2::cpu(&self.folders),
-        }?;
-        Some(user + system)
+        }
+    }
+
+    /// Forgets the peak of memory so far. Version 2 can't do that for all readers.
+    pub(super) fn reset_peak(&self) -> io::Result<()> {
+        match (self.version, self.folders.get(Controller::Memory)) {
+            (Version::One, Some(folder)) => v1::reset_peak(folder),
+            _ => Ok(()),
+        }
     }
 
     /// Removes it. Whatever is left in it is killed.

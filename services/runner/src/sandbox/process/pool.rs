@@ -1,17 +1,23 @@
 //! Sandboxes that were set up in advance, so that a run pays for little more than the start of its program. Each is used
 //! once.
+//!
+//! In those that wait an interpreter is started too: the one that the newest run could use of those that could use any.
+//! Nothing is started before the first such run.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::prepared::Prepared;
+use super::warm::Target;
 use crate::sandbox::SandboxError;
 
 /// How long to wait before trying again after a sandbox could not be set up.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long an interpreter that could not be prepared is left alone.
+const REFUSAL: Duration = Duration::from_secs(60);
 
 /// The pool, and the thread that fills it. What is in it ends when it is dropped.
 #[derive(Debug)]
@@ -32,12 +38,24 @@ struct Inner {
 struct State {
     ready: VecDeque<Prepared>,
     stopping: bool,
+    /// The interpreter that the newest run could use.
+    wanted: Option<Target>,
+    /// The one that could not be prepared, and when.
+    refused: Option<(Target, Instant)>,
+}
+
+/// What is to be done for the pool.
+enum Work {
+    /// A new sandbox.
+    Make,
+    /// This interpreter in one that waits.
+    Warm(Box<Prepared>, Target),
 }
 
 impl Pool {
     /// Of this many, the first of which is there; the others are set up from now on.
     pub(super) fn start(shared: Arc<Shared>, size: usize, first: Prepared) -> Result<Pool, SandboxError> {
-        let state = State { ready: [first].into_iter().take(size).collect(), stopping: false };
+        let state = State { ready: [first].into_iter().take(size).collect(), ..State::default() };
         let inner = Arc::new(Inner { shared, size, state: Mutex::new(state), changed: Condvar::new() });
         let thread = if size == 0 {
             None
@@ -49,10 +67,10 @@ impl Pool {
         Ok(Pool { inner, thread })
     }
 
-    /// One that is ready, or else a new one. Blocks for some ms in the latter case.
-    pub(super) fn take(&self) -> Result<Prepared, SandboxError> {
+    /// One that is ready, with this interpreter if there is one, or else a new one. Blocks for some ms in the latter case.
+    pub(super) fn take(&self, target: Option<&Target>) -> Result<Prepared, SandboxError> {
         loop {
-            let taken = self.inner.lock().ready.pop_front();
+            let taken = self.inner.lock().take(target);
             self.inner.changed.notify_one();
             match taken {
                 // The machine may have been out of memory meanwhile.
@@ -67,6 +85,43 @@ impl Pool {
     pub(super) fn ready(&self) -> usize {
         self.inner.lock().ready.len()
     }
+
+    /// In how many of them an interpreter waits.
+    pub(super) fn prepared(&self) -> usize {
+        self.inner.lock().ready.iter().filter(|prepared| prepared.warmed.is_some()).count()
+    }
+}
+
+impl State {
+    fn take(&mut self, target: Option<&Target>) -> Option<Prepared> {
+        if target.is_some() {
+            self.wanted = target.cloned();
+        }
+        let with = |target: Option<&Target>| {
+            self.ready.iter().position(|one| one.warmed.as_ref().map(|warmed| &warmed.target) == target)
+        };
+        // An interpreter that is no use has to be ended first: better one without.
+        let place = with(target).or_else(|| with(None)).unwrap_or(0);
+        self.ready.remove(place)
+    }
+
+    /// The interpreter to prepare now.
+    fn target(&self) -> Option<&Target> {
+        let refused = |target: &&Target| {
+            self.refused.as_ref().is_some_and(|(refused, at)| refused == *target && at.elapsed() < REFUSAL)
+        };
+        self.wanted.as_ref().filter(|target| !refused(target))
+    }
+
+    fn work(&mut self, size: usize) -> Option<Work> {
+        // First whole numbers: a sandbox without an interpreter serves any run.
+        if self.ready.len() < size {
+            return Some(Work::Make);
+        }
+        let target = self.target().cloned()?;
+        let place = self.ready.iter().position(|one| one.warmed.is_none())?;
+        self.ready.remove(place).map(|prepared| Work::Warm(Box::new(prepared), target))
+    }
 }
 
 impl Inner {
@@ -76,28 +131,47 @@ impl Inner {
 
     fn fill(&self) {
         let mut pause = None;
-        loop {
-            {
-                let mut state = self.lock();
-                while !state.stopping && (state.ready.len() >= self.size || pause.is_some()) {
-                    state = match pause.take() {
-                        Some(time) => {
-                            let waited = self.changed.wait_timeout(state, time);
-                            waited.unwrap_or_else(PoisonError::into_inner).0
-                        }
-                        None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                    };
-                }
-                if state.stopping {
-                    return;
-                }
+        while let Some(work) = self.next(&mut pause) {
+            match work {
+                Work::Make => match Prepared::make(&self.shared) {
+                    Ok(prepared) => self.lock().ready.push_back(prepared),
+                    Err(error) => {
+                        tracing::warn!(%error, "could not set a sandbox up in advance");
+                        pause = Some(PAUSE);
+                    }
+                },
+                Work::Warm(prepared, target) => self.warm(*prepared, target),
             }
-            match Prepared::make(&self.shared) {
-                Ok(prepared) => self.lock().ready.push_back(prepared),
-                Err(error) => {
-                    tracing::warn!(%error, "could not set a sandbox up in advance");
-                    pause = Some(PAUSE);
+        }
+    }
+
+    /// Waits until there is something to do. `None`: no more.
+    fn next(&self, pause: &mut Option<Duration>) -> Option<Work> {
+        let mut state = self.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            state = match pause.take() {
+                Some(time) => {
+                    let waited = self.changed.wait_timeout(state, time);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
                 }
+                None => match state.work(self.size) {
+                    Some(work) => return Some(work),
+                    None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                },
+            };
+        }
+    }
+
+    /// Starts this interpreter in a sandbox. One in which it can't be started is of no use any more.
+    fn warm(&self, mut prepared: Prepared, target: Target) {
+        match prepared.warm(&self.shared, &target) {
+            Ok(()) => self.lock().ready.push_back(prepared),
+            Err(error) => {
+                tracing::warn!(program = target.program, %error, "could not start an interpreter in advance");
+                self.lock().refused = Some((target, Instant::now()));
             }
         }
     }

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use super::Shared;
 use super::cgroup::Cgroup;
 use super::users::User;
+use super::warm::Warmed;
 use super::wire::{self, Beside, Isolation, Notice, Prepare};
 use crate::sandbox::SandboxError;
 
@@ -28,6 +29,8 @@ pub(super) struct Prepared {
     /// The working folder, where the sandbox has made it.
     pub(super) work: Option<OwnedFd>,
     pub(super) user: User,
+    /// An interpreter that waits in it.
+    pub(super) warmed: Option<Warmed>,
     /// Why there is no /proc of its own. Empty: there is.
     pub(super) no_proc: String,
 }
@@ -75,7 +78,7 @@ impl Prepared {
         let (pid, handle) = shared.launcher.prepare(&order, theirs.as_fd(), entrance.as_ref().map(AsFd::as_fd))?;
         drop(theirs);
         let first = FirstProcess { pid, handle, control: Some(control), isolation, ended: false };
-        let mut prepared = Prepared { first, cgroup, work: None, user, no_proc: String::new() };
+        let mut prepared = Prepared { first, cgroup, work: None, user, warmed: None, no_proc: String::new() };
         if let Some(cgroup) = prepared.cgroup.as_ref().filter(|_| entrance.is_none()) {
             cgroup.add(pid).map_err(failed("move the sandbox into its cgroup"))?;
         }

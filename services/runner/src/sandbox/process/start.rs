@@ -17,6 +17,7 @@ use super::order::WriteOrder;
 use super::pool::Pool;
 use super::prepared::Prepared;
 use super::receipt::Held;
+use super::warm::{Target, Warmed};
 use super::wire::{self, Fault, Isolation, Notice, Order, Placed, ProcessLimits, Script};
 use super::{MARKER, Shared};
 use crate::sandbox::{RunSpec, SandboxError};
@@ -36,8 +37,10 @@ pub(super) struct Launched {
     pub(super) stderr: OwnedFd,
     pub(super) order: Option<WriteOrder>,
     pub(super) main_process: Option<u32>,
-    /// Processor time that the sandbox had used before.
-    pub(super) cpu_before: Duration,
+    /// Whether its interpreter had been started before, and waited for it.
+    pub(super) prepared: bool,
+    /// Processor time that the sandbox had used before, in user mode and in the kernel.
+    pub(super) cpu_before: (Duration, Duration),
     pub(super) began: Instant,
     pub(super) at: SystemTime,
 }
@@ -79,7 +82,80 @@ pub(super) fn launch(
     name: RunningName,
 ) -> Result<Launched, SandboxError> {
     let program = check(spec)?;
-    let sandbox = pool.take()?;
+    let mut target = Target::of(shared, spec, held);
+    loop {
+        let sandbox = pool.take(target.as_ref())?;
+        match attempt(shared, sandbox, spec, held, program, target.as_ref()) {
+            Ok(begun) => return Ok(begun.launched(name)),
+            Err(Failure::NotWoken(fault)) => {
+                // Nothing of the script has run, and that sandbox is gone. Now without.
+                tracing::warn!(program, step = fault.step, error = %fault.error(), "a prepared interpreter did not wake");
+                target = None;
+            }
+            Err(Failure::Other(error)) => return Err(error),
+        }
+    }
+}
+
+/// Why a script could not be started in a sandbox.
+enum Failure {
+    /// The interpreter that waited there is no use.
+    NotWoken(Fault),
+    Other(SandboxError),
+}
+
+impl<E: Into<SandboxError>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Other(error.into())
+    }
+}
+
+/// The ends of the standard streams.
+struct Streams {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// Those of the script, unless a process has them already.
+    theirs: Option<[OwnedFd; 3]>,
+}
+
+/// A script that has just been started, without its name.
+struct Begun {
+    sandbox: Prepared,
+    folder: Option<Folder>,
+    streams: Streams,
+    order: Option<WriteOrder>,
+    main_process: Option<u32>,
+    prepared: bool,
+    cpu_before: (Duration, Duration),
+    began: Instant,
+    at: SystemTime,
+}
+
+impl Begun {
+    fn launched(self, name: RunningName) -> Launched {
+        let Begun { sandbox, folder, streams, order, main_process, prepared, cpu_before, began, at } = self;
+        let Streams { stdin, stdout, stderr, .. } = streams;
+        Launched { sandbox, folder, name, stdin, stdout, stderr, order, main_process, prepared, cpu_before, began, at }
+    }
+}
+
+fn failed(step: &str) -> impl Fn(io::Error) -> SandboxError {
+    move |source| SandboxError::Setup { step: step.to_owned(), source }
+}
+
+fn attempt(
+    shared: &Shared,
+    mut sandbox: Prepared,
+    spec: &RunSpec,
+    held: &Held,
+    program: &str,
+    target: Option<&Target>,
+) -> Result<Begun, Failure> {
+    // Before anything is limited and counted.
+    let fits = |warmed: &mut Warmed| target.is_some_and(|target| *target == warmed.target);
+    let warmed = sandbox.warmed.take_if(fits);
+    sandbox.discard()?;
     let folder = match shared.launcher.setup().isolation {
         Isolation::Plain => {
             let user = shared.users.is_some().then_some(sandbox.user.id);
@@ -87,11 +163,7 @@ pub(super) fn launch(
         }
         _ => None,
     };
-    let failed = |step: &str| {
-        let step = step.to_owned();
-        move |source| SandboxError::Setup { step, source }
-    };
-    let mut cpu_before = Duration::ZERO;
+    let mut cpu_before = (Duration::ZERO, Duration::ZERO);
     if let Some(cgroup) = &sandbox.cgroup {
         let limits = CgroupLimits {
             memory_bytes: held.memory_bytes,
@@ -99,46 +171,74 @@ pub(super) fn launch(
             cpu_millis: held.cpu_millis,
         };
         cgroup.limit(&limits).map_err(failed("limit the cgroup"))?;
-        cpu_before = cgroup.cpu().unwrap_or_default();
+        cpu_before = cgroup.cpu_times().unwrap_or_default();
     }
-    let script = script(shared, spec, held, program, folder.as_ref())?;
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed("make a pipe")(error.into()));
-    let (stdin, theirs_in) = if spec.stdin.is_empty() {
-        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        (None, null.map_err(|error| failed("open /dev/null")(error.into()))?)
-    } else {
-        let (reading, writing) = pipe()?;
-        (Some(writing), reading)
-    };
-    let ((stdout, theirs_out), (stderr, theirs_err)) = (pipe()?, pipe()?);
-    if let Some(owner) = shared.script_user(&sandbox) {
-        // So that a script can open them by name, such as /dev/stdout.
-        let owner = Some(rustix::fs::Uid::from_raw(owner));
-        for end in [&theirs_in, &theirs_out, &theirs_err].into_iter().skip(usize::from(stdin.is_none())) {
-            rustix::fs::fchown(end, owner, None).map_err(|error| failed("hand a pipe over")(error.into()))?;
+    let script = Box::new(script(shared, spec, held, program, folder.as_ref())?);
+    let mut main_process = warmed.as_ref().and_then(|warmed| warmed.main_process);
+    let prepared = warmed.is_some();
+    let has_input = !spec.stdin.is_empty();
+    let (mut streams, sent) = match warmed {
+        Some(warmed) => {
+            let stdin = has_input.then_some(warmed.stdin);
+            let streams = Streams { stdin, stdout: warmed.stdout, stderr: warmed.stderr, theirs: None };
+            (streams, Order::Wake { script, has_input })
         }
-    }
+        None => (pipes(shared, &sandbox, has_input)?, Order::Run(script)),
+    };
     // Before the first write.
-    let order = WriteOrder::of([&stdout, &stderr]);
+    let order = WriteOrder::of([&streams.stdout, &streams.stderr]);
     let (began, at) = (Instant::now(), SystemTime::now());
     let hand_over = || -> io::Result<()> {
         let control = sandbox.first.control()?;
-        let descriptors = [theirs_in.as_fd(), theirs_out.as_fd(), theirs_err.as_fd()];
-        wire::send(control, &Order::Run(Box::new(script)), &descriptors)?;
+        let descriptors: Vec<_> = streams.theirs.iter().flatten().map(|end| end.as_fd()).collect();
+        wire::send(control, &sent, &descriptors)?;
         spec.files.iter().try_for_each(|file| wire::send_bytes(control, &file.content))
     };
     hand_over().map_err(failed("hand the script to its sandbox"))?;
-    drop((theirs_in, theirs_out, theirs_err));
-    let mut main_process = None;
+    streams.theirs = None;
     loop {
         match sandbox.first.receive()? {
             (Notice::Here, beside) => main_process = beside.sender,
             (Notice::Started, _) => break,
-            (Notice::NotStarted(fault), _) => return Err(start_error(Path::new(program), &fault)),
-            (other, _) => return Err(failed("start the script")(io::Error::other(format!("{other:?} came instead")))),
+            (Notice::NotStarted(fault), _) => return Err(start_error(Path::new(program), &fault).into()),
+            (Notice::NotWoken(fault), _) => return Err(Failure::NotWoken(fault)),
+            (other, _) => {
+                return Err(failed("start the script")(io::Error::other(format!("{other:?} came instead"))).into());
+            }
         }
     }
-    Ok(Launched { sandbox, folder, name, stdin, stdout, stderr, order, main_process, cpu_before, began, at })
+    Ok(Begun { sandbox, folder, streams, order, main_process, prepared, cpu_before, began, at })
+}
+
+/// New pipes for the standard streams. Without input, standard input is /dev/null.
+fn pipes(shared: &Shared, sandbox: &Prepared, has_input: bool) -> Result<Streams, SandboxError> {
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed("make a pipe")(error.into()));
+    let (stdin, theirs_in) = if has_input {
+        let (reading, writing) = pipe()?;
+        hand_over_pipes(shared, sandbox, [&reading])?;
+        (Some(writing), reading)
+    } else {
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        (None, null.map_err(|error| failed("open /dev/null")(error.into()))?)
+    };
+    let ((stdout, theirs_out), (stderr, theirs_err)) = (pipe()?, pipe()?);
+    hand_over_pipes(shared, sandbox, [&theirs_out, &theirs_err])?;
+    Ok(Streams { stdin, stdout, stderr, theirs: Some([theirs_in, theirs_out, theirs_err]) })
+}
+
+/// Gives pipes to the user that the script is, so that it can open them by name, such as /dev/stdout.
+pub(super) fn hand_over_pipes<const N: usize>(
+    shared: &Shared,
+    sandbox: &Prepared,
+    ends: [&OwnedFd; N],
+) -> Result<(), SandboxError> {
+    if let Some(owner) = shared.script_user(sandbox) {
+        let owner = Some(rustix::fs::Uid::from_raw(owner));
+        for end in ends {
+            rustix::fs::fchown(end, owner, None).map_err(|error| failed("hand a pipe over")(error.into()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what can't be run, and returns the program.
@@ -174,26 +274,7 @@ fn script(
         Some(folder) => (folder.work(), folder.temporary()),
         None => (Path::new(super::WORK), Path::new(super::TEMPORARY)),
     };
-    let text = |path: &Path| match path.to_str() {
-        Some(text) => Ok(text.to_owned()),
-        None => Err(SandboxError::io("name in a message the folder", path)(ErrorKind::InvalidData.into())),
-    };
-    let mut path = String::new();
-    // First the interpreter's own folder, so that what a script starts by name is of the same version.
-    if let Some(folder) =
-        Path::new(program).parent().filter(|folder| folder.is_absolute() && *folder != Path::new("/usr/bin"))
-    {
-        path.push_str(&text(folder)?);
-        path.push(':');
-    }
-    path.push_str("/usr/local/bin:/usr/bin:/bin");
-    let mut environment = vec![
-        ("PATH".to_owned(), path),
-        ("HOME".to_owned(), text(work)?),
-        ("TMPDIR".to_owned(), text(temporary)?),
-        ("LANG".to_owned(), "C.UTF-8".to_owned()),
-        ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
-    ];
+    let mut environment = basic_environment(program, work, temporary)?;
     // Later ones replace earlier ones.
     environment.extend(spec.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
     environment.push((MARKER.to_owned(), spec.execution_id.clone()));
@@ -224,6 +305,37 @@ fn script(
             open_files: shared.config.open_files,
         },
     })
+}
+
+/// The variables that every script gets.
+pub(super) fn basic_environment(
+    program: &str,
+    work: &Path,
+    temporary: &Path,
+) -> Result<Vec<(String, String)>, SandboxError> {
+    let mut path = String::new();
+    // First the interpreter's own folder, so that what a script starts by name is of the same version.
+    if let Some(folder) =
+        Path::new(program).parent().filter(|folder| folder.is_absolute() && *folder != Path::new("/usr/bin"))
+    {
+        path.push_str(&text(folder)?);
+        path.push(':');
+    }
+    path.push_str("/usr/local/bin:/usr/bin:/bin");
+    Ok(vec![
+        ("PATH".to_owned(), path),
+        ("HOME".to_owned(), text(work)?),
+        ("TMPDIR".to_owned(), text(temporary)?),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
+    ])
+}
+
+fn text(path: &Path) -> Result<String, SandboxError> {
+    match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(SandboxError::io("name in a message the folder", path)(ErrorKind::InvalidData.into())),
+    }
 }
 
 fn start_error(program: &Path, fault: &Fault) -> SandboxError {

@@ -45,7 +45,8 @@ pub(super) struct Supervisor {
     notices: Notices,
     exit: AsyncFd<OwnedFd>,
     main_process: Option<u32>,
-    cpu_before: Duration,
+    /// Processor time that was used before it began, in user mode and in the kernel.
+    cpu_before: (Duration, Duration),
     stdout: Source,
     stderr: Source,
     stdin: Feed,
@@ -93,8 +94,20 @@ impl Supervisor {
         launched: Launched,
         side: RunSide,
     ) -> Result<Supervisor, SandboxError> {
-        let Launched { sandbox, folder, name, stdin, stdout, stderr, order, main_process, cpu_before, began, at: _ } =
-            launched;
+        let Launched {
+            sandbox,
+            folder,
+            name,
+            stdin,
+            stdout,
+            stderr,
+            order,
+            main_process,
+            prepared: _,
+            cpu_before,
+            began,
+            at: _,
+        } = launched;
         let failed = |source: io::Error| SandboxError::Setup { step: "watch the script".to_owned(), source };
         let exit = sandbox.first.exit_handle().and_then(sys::watch).map_err(failed)?;
         let notices = sandbox.first.control().and_then(Notices::new).map_err(failed)?;
@@ -272,7 +285,7 @@ impl Supervisor {
             if cgroup.refused_processes().is_some_and(|refused| refused > MOST_REFUSALS) {
                 self.end(Cause::Processes);
             } else if let (Some(limit), Some(used)) = (self.held.cpu_time, cgroup.cpu()) {
-                let left = limit.saturating_sub(used.saturating_sub(self.cpu_before));
+                let left = limit.saturating_sub(used.saturating_sub(self.cpu_before.0 + self.cpu_before.1));
                 if left.is_zero() {
                     self.end(Cause::CpuTime);
                 }
@@ -424,12 +437,13 @@ impl Supervisor {
 
     fn usage(&self, wall: Duration, evidence: &super::cgroup::Evidence) -> Usage {
         let waited = self.ended.map(|ended| (ended.cpu_user, ended.cpu_system)).unwrap_or_default();
-        // What setting the sandbox up used is no time of the script; nearly all of it is the kernel's.
-        let system = evidence.cpu_system.map(|time| time.saturating_sub(self.cpu_before));
+        // What setting the sandbox up used is no time of the script.
+        let user = evidence.cpu_user.map(|time| time.saturating_sub(self.cpu_before.0));
+        let system = evidence.cpu_system.map(|time| time.saturating_sub(self.cpu_before.1));
         let largest = self.ended.map(|ended| ended.peak_rss_bytes).max(self.peak_memory);
         Usage {
             wall,
-            cpu_user: evidence.cpu_user.unwrap_or(waited.0),
+            cpu_user: user.unwrap_or(waited.0),
             cpu_system: system.unwrap_or(waited.1),
             peak_memory_bytes: evidence.peak_memory_bytes.or(largest),
             stdout_bytes: self.output.count(OutputStream::Stdout),

@@ -76,6 +76,17 @@ pub(super) struct Fault {
 pub(super) enum Order {
     /// Run this, with these descriptors as standard input, output and error.
     Run(Box<Script>),
+    /// Start this interpreter, with these descriptors, the fourth of which is its standard input later if it then gets
+    /// any, and have it wait for its script.
+    Warm(Box<Script>),
+    /// Run this in the interpreter that waits.
+    Wake {
+        script: Box<Script>,
+        /// Whether its standard input is no longer /dev/null.
+        has_input: bool,
+    },
+    /// End the interpreter that waits.
+    Discard,
     /// SIGTERM to the script.
     Terminate,
     /// SIGKILL to everything in the sandbox.
@@ -127,6 +138,12 @@ pub(super) enum Notice {
     Started,
     /// It could not be started.
     NotStarted(Fault),
+    /// An interpreter waits for its script.
+    Waiting,
+    /// The interpreter that waited did not become its script. Nothing of the script has run.
+    NotWoken(Fault),
+    /// No interpreter waits any more.
+    Discarded,
     /// The main process has ended.
     Ended(Ended),
 }

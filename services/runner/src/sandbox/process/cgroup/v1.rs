@@ -41,6 +41,11 @@ pub(super) fn limit_memory(folder: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// From now on the peak is that of what is in use now, or more.
+pub(super) fn reset_peak(folder: &Path) -> io::Result<()> {
+    fs::write(folder.join("memory.max_usage_in_bytes"), "0")
+}
+
 pub(super) fn limit_cpu(folder: &Path, millis: u32) -> io::Result<()> {
     // The kernel takes no less than 1 ms.
     let quota = (u64::from(millis) * PERIOD / 1000).max(1000);

@@ -15,7 +15,11 @@ use rustix::thread::CapabilitySet;
 use super::super::sys::{self, Namespaces, Side};
 use super::super::wire::{self, Ended, Fault, Isolation, Notice, Order, Prepare, Script, Setup, Step};
 use super::confine::Confinement;
+use super::script::Birth;
 use super::{place, root, script};
+use warm::Warm;
+
+mod warm;
 
 /// How ready the kernel is to end processes of scripts before others when the machine is out of memory: 0 to 1000.
 const OOM_SCORE: &str = "900";
@@ -30,6 +34,10 @@ struct Init<'a> {
     control: OwnedFd,
     children: OwnedFd,
     main: Option<u32>,
+    /// An interpreter that waits for its script.
+    warm: Option<Warm>,
+    /// Processor time that it had used before.
+    warm_cpu: Duration,
     terminated: bool,
     killed: bool,
     /// Processor time of everything reaped so far, and the greatest resident set among it.
@@ -55,6 +63,8 @@ pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, con
         control,
         children,
         main: None,
+        warm: None,
+        warm_cpu: Duration::ZERO,
         terminated: false,
         killed: false,
         cpu_user: Duration::ZERO,
@@ -167,6 +177,9 @@ impl Init<'_> {
             match wire::receive::<Order>(&self.control)? {
                 None => return Ok(()),
                 Some((Order::Run(script), descriptors)) => self.start(&script, &descriptors)?,
+                Some((Order::Warm(script), descriptors)) => self.warm(*script, descriptors)?,
+                Some((Order::Wake { script, has_input }, _)) => self.wake(&script, has_input)?,
+                Some((Order::Discard, _)) => self.discard()?,
                 Some((Order::Terminate, _)) => self.terminate(),
                 Some((Order::Kill, _)) => {
                     self.killed |= self.main.is_some();
@@ -185,53 +198,56 @@ impl Init<'_> {
         wire::send(&self.control, &notice, &[])
     }
 
-    fn launch(&mut self, script: &Script, descriptors: &[OwnedFd]) -> Result<(), Fault> {
+    /// Makes the file system for the script as it is to be, and puts the script's files there.
+    fn furnish(&self, script: &Script) -> Result<(), Fault> {
         if let Some(bytes) = script.disk_bytes.filter(|_| self.isolation != Isolation::Plain) {
             let size = std::ffi::CString::new(format!("size={bytes}")).unwrap_or_default();
             mount_remount(root::TEMPORARY, MountFlags::NOSUID | MountFlags::NODEV, &*size)
                 .step("resize the file system for the script")?;
         }
-        let user = self.script_user();
-        place::place(&self.control, script, user)?;
-        // Enough to become the script's user and to end it.
-        let kept = match user {
+        place::place(&self.control, script, self.script_user())
+    }
+
+    /// Keeps what is enough to become the script's user and to end it.
+    fn drop_privileges(&self) -> Result<(), Fault> {
+        let kept = match self.script_user() {
             Some(_) => CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL,
             None => CapabilitySet::empty(),
         };
         script::drop_bounds();
-        script::drop_capabilities(kept)?;
+        script::drop_capabilities(kept)
+    }
+
+    fn launch(&mut self, script: &Script, descriptors: &[OwnedFd]) -> Result<(), Fault> {
+        self.furnish(script)?;
+        self.drop_privileges()?;
         let folder = (self.isolation == Isolation::Plain).then(|| script.directory.parent()).flatten();
         let confinement = self.confinement.prepare(folder, self.network)?;
-        let (report, reporting) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("make a pipe")?;
-        match sys::clone(Namespaces::default(), None).step("start a process")? {
-            Side::Child => script::become_script(script, descriptors, user, confinement, (&self.control, reporting)),
-            Side::Parent { pid, .. } => {
-                drop(reporting);
-                self.main = Some(pid);
-                let mut text = Vec::new();
-                File::from(report).read_to_end(&mut text).step("wait for the program")?;
-                if text.is_empty() {
-                    return Ok(());
-                }
-                self.main = None;
-                let fault = serde_json::from_slice(&text).map_err(io::Error::other);
-                Err(fault.unwrap_or_else(|error| Fault::new("load the program", &error)))
-            }
-        }
+        let user = self.script_user();
+        let birth = Birth { script, streams: descriptors, kept: &[], user, confinement, control: &self.control };
+        let (pid, report) = bear(birth)?;
+        self.main = Some(pid);
+        loaded(report).inspect_err(|_| self.main = None)
     }
 
     fn reap(&mut self) -> io::Result<()> {
         while let Some(reaped) = sys::reap_any()? {
+            if self.warm.as_ref().is_some_and(|warm| warm.pid == reaped.pid) {
+                // It was no script's.
+                self.warm = None;
+                continue;
+            }
             self.cpu_user += reaped.cpu_user;
             self.cpu_system += reaped.cpu_system;
             self.peak_rss_bytes = self.peak_rss_bytes.max(reaped.peak_rss_bytes);
             if self.main == Some(reaped.pid) {
                 self.main = None;
+                let (cpu_user, cpu_system) = warm::without(self.warm_cpu, self.cpu_user, self.cpu_system);
                 let ended = Ended {
                     code: reaped.code,
                     signal: reaped.signal,
-                    cpu_user: self.cpu_user,
-                    cpu_system: self.cpu_system,
+                    cpu_user,
+                    cpu_system,
                     peak_rss_bytes: self.peak_rss_bytes,
                     terminated: self.terminated,
                     killed: self.killed,
@@ -284,6 +300,26 @@ impl Init<'_> {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Starts a process that becomes a script. Returns its id, and what [`loaded`] waits for.
+fn bear(birth: Birth<'_>) -> Result<(u32, File), Fault> {
+    let (report, reporting) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("make a pipe")?;
+    match sys::clone(Namespaces::default(), None).step("start a process")? {
+        Side::Child => script::become_script(birth, reporting),
+        Side::Parent { pid, .. } => Ok((pid, File::from(report))),
+    }
+}
+
+/// Waits until a process that becomes a script has loaded its program.
+fn loaded(mut report: File) -> Result<(), Fault> {
+    let mut text = Vec::new();
+    report.read_to_end(&mut text).step("wait for the program")?;
+    if text.is_empty() {
+        return Ok(());
+    }
+    let fault = serde_json::from_slice(&text).map_err(io::Error::other);
+    Err(fault.unwrap_or_else(|error| Fault::new("load the program", &error)))
 }
 
 fn pid_of(number: u32) -> Option<Pid> {

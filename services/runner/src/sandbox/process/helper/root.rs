@@ -57,6 +57,11 @@ pub(super) const WORK: &str = "/work";
 pub(super) const TEMPORARY: &str = "/tmp";
 pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
+/// The folder with what makes an interpreter wait for its script.
+pub(super) const HOOKS: &str = "/.runmesh";
+/// It does so for Python.
+const PYTHON_HOOK: (&str, &str) = ("sitecustomize.py", include_str!("sitecustomize.py"));
+
 /// Moves this process into a mount namespace (inside a user namespace, where wanted) whose root is the new one.
 pub(super) fn enter(setup: &Setup, user_namespace: bool) -> Result<(), Fault> {
     if user_namespace {
@@ -103,6 +108,9 @@ fn build(root: &Path, readable: &[PathBuf]) -> Result<(), Fault> {
     }
     etc(root)?;
     devices(root)?;
+    let (name, text) = PYTHON_HOOK;
+    let hooks = inside(root, Path::new(HOOKS));
+    folder(&hooks).and_then(|()| fs::write(hooks.join(name), text)).step("write the hook for Python")?;
     mount_bind_recursive("/proc", inside(root, Path::new("/proc"))).step("show /proc")
 }
 

@@ -7,7 +7,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::{Gid, Resource, Rlimit, Signal, Uid, getrlimit, setrlimit};
+use rustix::io::FdFlags;
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, getrlimit, prlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::super::sys;
@@ -17,15 +18,21 @@ use super::confine::Applicable;
 /// How much longer a process has after SIGXCPU than its processor time, before it is killed.
 const CPU_GRACE: Duration = Duration::from_secs(1);
 
+/// What a process becomes a script with.
+pub(super) struct Birth<'a> {
+    pub(super) script: &'a Script,
+    /// Standard input, output and error.
+    pub(super) streams: &'a [OwnedFd],
+    /// Others that its program finds open, by the same numbers.
+    pub(super) kept: &'a [&'a OwnedFd],
+    pub(super) user: Option<u32>,
+    pub(super) confinement: Applicable<'a>,
+    pub(super) control: &'a OwnedFd,
+}
+
 /// Becomes the script. Reports why it could not be started, and ends.
-pub(super) fn become_script(
-    script: &Script,
-    descriptors: &[OwnedFd],
-    user: Option<u32>,
-    confinement: Applicable<'_>,
-    (control, report): (&OwnedFd, OwnedFd),
-) -> ! {
-    let fault = match try_become(script, descriptors, user, confinement, control) {
+pub(super) fn become_script(birth: Birth<'_>, report: OwnedFd) -> ! {
+    let fault = match try_become(birth) {
         Ok(never) => match never {},
         Err(fault) => fault,
     };
@@ -35,14 +42,9 @@ pub(super) fn become_script(
     sys::exit_now(127)
 }
 
-fn try_become(
-    script: &Script,
-    descriptors: &[OwnedFd],
-    user: Option<u32>,
-    confinement: Applicable<'_>,
-    control: &OwnedFd,
-) -> Result<std::convert::Infallible, Fault> {
-    let [stdin, stdout, stderr] = descriptors else {
+fn try_become(birth: Birth<'_>) -> Result<std::convert::Infallible, Fault> {
+    let Birth { script, streams, kept, user, confinement, control } = birth;
+    let [stdin, stdout, stderr] = streams else {
         return Err(Fault { step: "find the standard streams".to_owned(), errno: libc::EBADF });
     };
     // The kernel tells the node who this is.
@@ -52,7 +54,9 @@ fn try_become(
     rustix::stdio::dup2_stdin(stdin).step("connect standard input")?;
     rustix::stdio::dup2_stdout(stdout).step("connect standard output")?;
     rustix::stdio::dup2_stderr(stderr).step("connect standard error")?;
-    limit(&script.limits)?;
+    limit(None, &script.limits)?;
+    // For one that is started before the sandbox's first process gives up its own.
+    drop_bounds();
     if let Some(user) = user {
         become_user(user)?;
     }
@@ -62,6 +66,9 @@ fn try_become(
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("die with the sandbox")?;
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
     sys::inherit_nothing();
+    for descriptor in kept {
+        rustix::io::fcntl_setfd(descriptor, FdFlags::empty()).step("keep a descriptor")?;
+    }
     let Some((program, arguments)) = script.command.split_first() else {
         return Err(Fault { step: "find the program".to_owned(), errno: libc::ENOENT });
     };
@@ -89,6 +96,19 @@ pub(super) fn become_user(user: u32) -> Result<(), Fault> {
     rustix::thread::set_thread_res_uid(user, user, user).step("change the user")
 }
 
+/// Limits a process of this user, which this one is not: as a process of the same user, for which no capability is needed.
+pub(super) fn limit_as(user: u32, process: Pid, limits: &ProcessLimits) -> Result<(), Fault> {
+    let (own_user, own_group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let be = |user: Uid, group: Gid| {
+        rustix::thread::set_thread_res_gid(group, own_group, own_group).step("change the real group")?;
+        rustix::thread::set_thread_res_uid(user, own_user, own_user).step("change the real user")
+    };
+    be(Uid::from_raw(user), Gid::from_raw(user))?;
+    let limited = limit(Some(process), limits);
+    be(own_user, own_group)?;
+    limited
+}
+
 /// Gives up what a program could bring along. Who may not do so can't gain anything by a program either.
 pub(super) fn drop_bounds() {
     for capability in CapabilitySet::all().iter() {
@@ -102,14 +122,15 @@ pub(super) fn drop_capabilities(kept: CapabilitySet) -> Result<(), Fault> {
     rustix::thread::set_capabilities(None, sets).step("give up capabilities")
 }
 
-fn limit(limits: &ProcessLimits) -> Result<(), Fault> {
+/// Limits a process: this one, or one that was started by this one.
+pub(super) fn limit(process: Option<Pid>, limits: &ProcessLimits) -> Result<(), Fault> {
     let exactly = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
     // Where this process itself is held to less, so is the script.
     let set = |resource, limit: Rlimit, name: &str| {
         let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         let lower = |value: Option<u64>| value.map(|value| value.min(most));
         let limit = Rlimit { current: lower(limit.current), maximum: lower(limit.maximum) };
-        setrlimit(resource, limit).step(format!("set the limit {name}"))
+        prlimit(process, resource, limit).map(drop).step(format!("set the limit {name}"))
     };
     set(Resource::Core, exactly(0), "RLIMIT_CORE")?;
     set(Resource::Nofile, exactly(limits.open_files), "RLIMIT_NOFILE")?;
