@@ -19,7 +19,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a script and show its output as it comes
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Run everything in one process, with data that survives, for development
     Dev(DevArgs),
     /// Run chosen roles of a mesh
@@ -137,7 +137,7 @@ pub struct LimitArgs {
     pub file_size: Option<i64>,
     /// The limit of standard output and standard error together, such as 1M
     #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub output: Option<i64>,
+    pub output_size: Option<i64>,
     /// Refuse to run it where one of the limits can't be held to in full
     #[arg(long)]
     pub strict: bool,

@@ -28,7 +28,7 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Run(args) => run::run(args, environment).await,
+            Command::Run(args) => run::run(*args, environment).await,
             Command::Dev(args) => serve::dev(args, environment).await,
             Command::Serve(args) => serve::serve(args, environment).await,
             Command::Runtimes(args) => runtimes::runtimes(args, environment).await,

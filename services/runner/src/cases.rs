@@ -40,7 +40,7 @@ struct Cases {
 enum CaseEnd {
     Decided(Box<CaseResult>),
     /// So does the execution.
-    Over(Last),
+    Over(Box<Last>),
 }
 
 impl Execution {
@@ -79,7 +79,7 @@ impl Execution {
                     }
                 }
                 CaseEnd::Over(last) => {
-                    self.end_cases(last, &cases).await?;
+                    self.end_cases(*last, &cases).await?;
                     return Ok(before);
                 }
             }
@@ -111,12 +111,14 @@ impl Execution {
         let pod_name = self.pod_name();
         let ended = Ended { spec, subject: "the program", pod_name: &pod_name, tails: Tails::default(), cancel };
         let end = match ended.events(outcome).pop() {
-            Some(Payload::ExecutionTimeout(_)) if is_cut => CaseEnd::Over(cases.timed_out(&self.spec.execution_id)),
-            Some(event @ Payload::ExecutionCancelled(_)) => CaseEnd::Over(Last { event, shutdown }),
+            Some(Payload::ExecutionTimeout(_)) if is_cut => {
+                CaseEnd::Over(Box::new(cases.timed_out(&self.spec.execution_id)))
+            }
+            Some(event @ Payload::ExecutionCancelled(_)) => CaseEnd::Over(Box::new(Last { event, shutdown })),
             Some(Payload::ExecutionFailed(last)) if last.error_type() == ExecutionErrorType::SandboxError => {
                 let error_message = format!("case {}: {}", index + 1, last.error_message);
                 let event = ExecutionFailed { error_message, ..last }.into();
-                CaseEnd::Over(Last { event, shutdown: false })
+                CaseEnd::Over(Box::new(Last { event, shutdown: false }))
             }
             last => CaseEnd::Decided(Box::new(CaseResult { receipt, ..judge.decide(last, usage) })),
         };

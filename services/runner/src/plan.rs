@@ -132,7 +132,7 @@ fn command(template: &[String], request: &ExecutionRequested, memory_bytes: Opti
     let main = request.runtime_filename.as_str();
     let (folder, name) = main.rsplit_once('/').map_or((".", main), |(folder, name)| (folder, name));
     let stem = main.strip_suffix(extension(name).unwrap_or_default()).unwrap_or(main);
-    let heap = memory_bytes.map_or(HEAP_MIB, |bytes| (bytes / 4 * 3 >> 20).max(16));
+    let heap = memory_bytes.map_or(HEAP_MIB, |bytes| ((bytes / 4 * 3) >> 20).max(16));
     let fill = |part: &String| {
         part.replace("{build}", &format!("./{BUILD}"))
             .replace("{heap}", &format!("{heap}m"))

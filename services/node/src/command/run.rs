@@ -130,7 +130,7 @@ fn limits(args: &LimitArgs) -> Limits {
         processes: args.processes.unwrap_or_default(),
         disk_bytes: args.disk.unwrap_or_default(),
         file_bytes: args.file_size.unwrap_or_default(),
-        output_bytes: args.output.unwrap_or_default(),
+        output_bytes: args.output_size.unwrap_or_default(),
     }
 }
 

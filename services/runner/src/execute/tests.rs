@@ -48,7 +48,8 @@ impl Sandbox for Stage {
             return pending().await;
         }
         let receipt = self.receipt(&spec.limits);
-        let started = Started { name: spec.part, pid: None, at: SystemTime::now(), receipt: receipt.clone(), prepared: false };
+        let started =
+            Started { name: spec.part, pid: None, at: SystemTime::now(), receipt: receipt.clone(), prepared: false };
         let (run, mut side) = Run::new(started, 1);
         let waits = &spec.stdin[..] == b"wait";
         tokio::spawn(async move {

@@ -317,3 +317,10 @@ fn lock(root: &Path) -> Result<File, SandboxError> {
 fn os(error: rustix::io::Errno) -> io::Error {
     io::Error::from(error)
 }
+
+/// The greatest resident set so far, in bytes, of a process by its name in /proc. `None` once it has ended.
+fn peak_rss(process: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -94,6 +94,24 @@ async fn what_is_written_in_turns_is_told_in_turns() {
 }
 
 #[tokio::test]
+async fn output_of_uncertain_order_comes_while_the_script_waits() {
+    // Two lines at once and one, or one line and one in turns: that can't be told apart until there is another note.
+    let script = "for i in {1..50}; do mkdir $i; printf '1\\n2\\n'; echo 3 >&2; while [ -d $i ]; do :; done; done";
+    let harness = Harness::new();
+    let mut run = harness.start(bash(script)).await;
+    let work = harness.work(&run);
+    for number in 1..=50 {
+        let mut got = String::new();
+        while got.len() < 6 {
+            got += &next_text(&mut run).await;
+        }
+        assert_eq!(got, "1\n2\n3\n", "round {number}");
+        std::fs::remove_dir(work.join(number.to_string())).unwrap();
+    }
+    assert_exited(&finish(run).await, 0);
+}
+
+#[tokio::test]
 async fn order_costs_a_flood_of_switches_no_flood_of_chunks() {
     let script = "$| = 1; for (1 .. 30_000) { syswrite STDOUT, 'o'; syswrite STDERR, 'e' }";
     let finished = Harness::new().run(spec(&["/usr/bin/perl", "-e", script])).await;

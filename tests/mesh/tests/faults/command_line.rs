@@ -87,7 +87,7 @@ const NOTHING: [&str; 10] = [
 async fn run_takes_limits_and_tells_which_one_was_reached() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("flood.sh"), "yes\n")?;
-    let output = runmesh(folder.path(), &["run", "--output", "4K", "flood.sh"]).await?;
+    let output = runmesh(folder.path(), &["run", "--output-size", "4K", "flood.sh"]).await?;
     ensure!(output.status.code() == Some(1) && output.stdout.len() == 4_096, "{output:?}");
     ensure!(text(&output.stderr).contains("failed (output limit) after"), "{}", text(&output.stderr));
     ensure!(text(&output.stderr).contains("4096 bytes"), "{}", text(&output.stderr));

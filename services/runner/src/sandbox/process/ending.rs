@@ -17,6 +17,9 @@ pub(super) enum Cause {
     Abandoned,
 }
 
+/// By how much more a copy of a process may have in use than that process, until another program is loaded.
+const COPIED: u64 = 1 << 20;
+
 /// What is known at the end of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
@@ -94,7 +97,9 @@ impl Facts<'_> {
         // Without a cgroup the kernel tells nobody that it refused memory. A main process that failed with nearly all
         // of its limit in use is taken for one that wanted more.
         let limit = self.held.data_bytes?;
-        let near = ended.peak_rss_bytes >= limit - limit / 8;
+        // The main process began as a copy of the sandbox's first one, which is no use of its own.
+        let own = ended.peak_rss_bytes > ended.base_rss_bytes + COPIED;
+        let near = own && ended.peak_rss_bytes >= limit - limit / 8;
         near.then(|| format!("it failed with {} of {limit} bytes in use (RLIMIT_DATA)", ended.peak_rss_bytes))
     }
 
@@ -121,6 +126,7 @@ mod tests {
         cpu_user: Duration::ZERO,
         cpu_system: Duration::ZERO,
         peak_rss_bytes: 0,
+        base_rss_bytes: 0,
         terminated: false,
         killed: false,
     };
@@ -210,12 +216,13 @@ mod tests {
 
     #[test]
     fn without_a_cgroup_memory_is_told_by_how_much_was_in_use() {
-        let held = Held { data_bytes: Some(800), ..held() };
-        let with = |peak| {
-            let ended = Ended { peak_rss_bytes: peak, ..exited(1) };
+        let held = Held { data_bytes: Some(8 << 20), ..held() };
+        let with = |peak, base| {
+            let ended = Ended { peak_rss_bytes: peak, base_rss_bytes: base, ..exited(1) };
             Facts { evidence: Evidence::default(), ..facts(&held, ended) }.ending()
         };
-        assert_eq!(with(699), Ending::Exited(1));
-        assert!(matches!(with(700), Ending::OutOfMemory { .. }));
+        assert_eq!(with((7 << 20) - 1, 0), Ending::Exited(1));
+        assert!(matches!(with(7 << 20, 0), Ending::OutOfMemory { .. }));
+        assert_eq!(with(7 << 20, 6 << 20), Ending::Exited(1), "that is the sandbox's own");
     }
 }

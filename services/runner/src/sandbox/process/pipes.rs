@@ -52,14 +52,6 @@ impl Source {
         Ok(count)
     }
 
-    /// How much is in the pipe.
-    pub(super) fn available(&self) -> u64 {
-        match &self.pipe {
-            Some(pipe) if self.left.is_none() => rustix::io::ioctl_fionread(pipe.as_fd()).unwrap_or(0),
-            _ => 0,
-        }
-    }
-
     /// Reads what is there, also if the runtime has not yet been told that there is something.
     pub(super) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.pipe {

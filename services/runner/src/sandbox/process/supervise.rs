@@ -12,20 +12,21 @@ use super::collect::Uncollected;
 use super::ending::{Cause, Facts};
 use super::folder::Folder;
 use super::notices::Notices;
-use super::order::{Group, WriteOrder};
+use super::order::WriteOrder;
 use super::pipes::{Feed, Source};
 use super::prepared::Prepared;
 use super::receipt::Held;
 use super::start::{Launched, RunningName};
 use super::wire::{self, Ended, Notice, Order};
 use super::{Shared, blocking, collect, leftovers, sys};
-use crate::sandbox::{Demand, Ending, Outcome, OutputStream, RunSide, RunSpec, SandboxError, SourceFile, Usage};
+use crate::sandbox::{Demand, Ending, Outcome, OutputStream, RunSide, RunSpec, SandboxError, SourceFile};
+
+mod output;
+mod usage;
 
 /// The first pause between two looks at a running script, and the longest.
 const LOOK_FIRST: Duration = Duration::from_millis(4);
 const LOOK_LONGEST: Duration = Duration::from_millis(500);
-/// How often a process may be refused until the script is ended for it: a fork bomb, not a program that copes.
-const MOST_REFUSALS: u64 = 1000;
 /// How long the script's processes may take to die after an order to kill them, until their sandbox is ended.
 const DYING: Duration = Duration::from_secs(1);
 /// How long the owner of a run is made to wait for the removal of what was made for it.
@@ -69,6 +70,8 @@ pub(super) struct Supervisor {
     ended_at: Option<Instant>,
     ended: Option<Ended>,
     peak_memory: Option<u64>,
+    /// Whether it was full when it was looked at; a script may have cleaned up since.
+    disk_was_full: bool,
     look_at: Instant,
     look_pause: Duration,
 }
@@ -140,6 +143,7 @@ impl Supervisor {
             ended_at: None,
             ended: None,
             peak_memory: None,
+            disk_was_full: false,
             look_at: began + LOOK_FIRST,
             look_pause: LOOK_FIRST,
         })
@@ -156,7 +160,7 @@ impl Supervisor {
             held: &self.held,
             truncated: self.truncated,
             forced: self.forced,
-            disk_full: self.disk_is_full(),
+            disk_full: self.disk_was_full || self.disk_is_full(),
         };
         let ending = facts.ending();
         let usage = self.usage(wall, &evidence);
@@ -210,13 +214,13 @@ impl Supervisor {
             self.on_time(now);
             let drained = self.stdout.is_closed() && self.stderr.is_closed();
             if drained {
-                self.output.finish();
+                self.finish_output(now);
                 if self.ended_at.is_some() && self.output.is_empty() {
                     return;
                 }
             }
             let due = self.output.due(now);
-            let room = self.output.room();
+            let room = self.room();
             timer.as_mut().reset(self.next_time(now, due).into());
             let running = self.ended_at.is_none();
             let event = tokio::select! {
@@ -253,6 +257,9 @@ impl Supervisor {
 
     /// Does what the time asks for.
     fn on_time(&mut self, now: Instant) {
+        if self.held_until().is_some_and(|until| now >= until) {
+            self.give_up_the_order(now);
+        }
         let Some(ended) = self.ended_at else {
             if self.cause.is_none() && now >= self.deadline() {
                 self.end(Cause::WallTime);
@@ -278,29 +285,9 @@ impl Supervisor {
         }
     }
 
-    /// Looks at what the script has used so far.
-    fn look(&mut self, now: Instant) {
-        self.look_pause = (self.look_pause * 2).min(LOOK_LONGEST);
-        if let Some(cgroup) = &self.sandbox.cgroup {
-            if cgroup.refused_processes().is_some_and(|refused| refused > MOST_REFUSALS) {
-                self.end(Cause::Processes);
-            } else if let (Some(limit), Some(used)) = (self.held.cpu_time, cgroup.cpu()) {
-                let left = limit.saturating_sub(used.saturating_sub(self.cpu_before.0 + self.cpu_before.1));
-                if left.is_zero() {
-                    self.end(Cause::CpuTime);
-                }
-                // Not sooner than all processors together can use it up, nor much later.
-                let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
-                self.look_pause = self.look_pause.min(left / processors).max(Duration::from_millis(1));
-            }
-        } else {
-            self.peak_memory = self.peak_memory.max(self.main_process.and_then(peak_rss));
-        }
-        self.look_at = now + self.look_pause;
-    }
-
     fn next_time(&self, now: Instant, due: Option<Instant>) -> Instant {
         let mut next = due.filter(|due| *due > now).unwrap_or(now + NEVER);
+        next = next.min(self.held_until().unwrap_or(next));
         if let Some(ended) = self.ended_at {
             if !(self.stdout.is_cut_or_closed() && self.stderr.is_cut_or_closed()) {
                 next = next.min(ended + self.shared.config.drain_grace);
@@ -341,73 +328,6 @@ impl Supervisor {
         self.stdin.close();
     }
 
-    fn on_readable(&mut self, stream: OutputStream, ready: io::Result<()>, room: usize) {
-        if ready.is_ok() && self.take_in_order(room) {
-            return;
-        }
-        let source = match stream {
-            OutputStream::Stdout => &mut self.stdout,
-            OutputStream::Stderr => &mut self.stderr,
-        };
-        match ready.and_then(|()| source.read(&mut self.buffer[..room])) {
-            Ok(0) => source.close(),
-            Ok(count) => self.take(stream, count),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(error) => {
-                tracing::warn!(execution_id = %self.spec.execution_id, %error, ?stream, "could not read a script's output");
-                source.close();
-            }
-        }
-    }
-
-    /// Takes what is in the pipes at this moment, in the order in which it was written, if there is something and room for
-    /// all of it. What is written from now on is not taken: the other stream may be written to before.
-    fn take_in_order(&mut self, room: usize) -> bool {
-        let Some(order) = &mut self.order else { return false };
-        let available = order.settled(|| [self.stdout.available(), self.stderr.available()]);
-        let [out, err] = available.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-        let size = out.saturating_add(err);
-        if size == 0 || size > room || !self.output.keeps_order(Instant::now()) {
-            order.forget();
-            return false;
-        }
-        let mut read = |source: &mut Source, count: usize| {
-            let count = source.read_now(&mut self.buffer[..count]).unwrap_or(0);
-            self.buffer[..count].to_vec()
-        };
-        let data = [read(&mut self.stdout, out), read(&mut self.stderr, err)];
-        for Group { stream, data } in order.put(data) {
-            self.push(stream, &data);
-        }
-        true
-    }
-
-    /// Takes what was read into the buffer.
-    fn take(&mut self, stream: OutputStream, count: usize) {
-        let data = std::mem::take(&mut self.buffer);
-        self.push(stream, &data[..count]);
-        self.buffer = data;
-    }
-
-    fn push(&mut self, stream: OutputStream, data: &[u8]) {
-        if !self.truncated && !self.output.push(stream, data, Instant::now()) {
-            self.truncated = true;
-            self.end(Cause::Output);
-            self.stdout.close();
-            self.stderr.close();
-        }
-    }
-
-    fn on_sendable(&mut self, wanted: bool) {
-        if !wanted {
-            return self.output.discard();
-        }
-        if let Some(chunk) = self.output.pop(Instant::now()) {
-            // There is room: nobody else sends. If the owner has gone since, the chunk is not wanted any more.
-            self.side.output.try_send(chunk).ok();
-        }
-    }
-
     /// Kills the script, for this reason unless there is one already.
     fn end(&mut self, cause: Cause) {
         self.cause.get_or_insert(cause);
@@ -426,28 +346,6 @@ impl Supervisor {
         // A sandbox that does not take it is about to be gone, or is ended a little later.
         if let Ok(control) = self.sandbox.first.control() {
             wire::send(control, order, &[]).ok();
-        }
-    }
-
-    /// Whether the file system for the script's files has no room for a page, or for a file.
-    fn disk_is_full(&self) -> bool {
-        let Some(work) = &self.sandbox.work else { return false };
-        rustix::fs::fstatvfs(work).is_ok_and(|found| found.f_bavail == 0 || found.f_favail == 0)
-    }
-
-    fn usage(&self, wall: Duration, evidence: &super::cgroup::Evidence) -> Usage {
-        let waited = self.ended.map(|ended| (ended.cpu_user, ended.cpu_system)).unwrap_or_default();
-        // What setting the sandbox up used is no time of the script.
-        let user = evidence.cpu_user.map(|time| time.saturating_sub(self.cpu_before.0));
-        let system = evidence.cpu_system.map(|time| time.saturating_sub(self.cpu_before.1));
-        let largest = self.ended.map(|ended| ended.peak_rss_bytes).max(self.peak_memory);
-        Usage {
-            wall,
-            cpu_user: user.unwrap_or(waited.0),
-            cpu_system: system.unwrap_or(waited.1),
-            peak_memory_bytes: evidence.peak_memory_bytes.or(largest),
-            stdout_bytes: self.output.count(OutputStream::Stdout),
-            stderr_bytes: self.output.count(OutputStream::Stderr),
         }
     }
 }
@@ -469,13 +367,6 @@ fn give_back(outcome: &mut Outcome, files: Result<Vec<SourceFile>, Uncollected>)
             outcome.ending = Ending::Failed { reason: format!("the files could not be given back: {reason}") };
         }
     }
-}
-
-/// The greatest resident set of a process so far. `None` once it has ended.
-fn peak_rss(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// The next thing that the owner wants. A run whose every handle is gone is abandoned.

@@ -156,6 +156,8 @@ pub(super) struct Ended {
     pub(super) cpu_user: Duration,
     pub(super) cpu_system: Duration,
     pub(super) peak_rss_bytes: u64,
+    /// That of the sandbox's first process, of which every other began as a copy.
+    pub(super) base_rss_bytes: u64,
     /// Whether it was told to end before it did.
     pub(super) terminated: bool,
     /// Whether there was an order to kill it before it ended.

@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 use rustix::process::{DumpableBehavior, Pid, Signal};
 use rustix::thread::CapabilitySet;
 
+use super::super::peak_rss;
 use super::super::sys::{self, Namespaces, Side};
 use super::super::wire::{self, Ended, Fault, Isolation, Notice, Order, Prepare, Script, Setup, Step};
 use super::confine::Confinement;
@@ -44,6 +45,8 @@ struct Init<'a> {
     cpu_user: Duration,
     cpu_system: Duration,
     peak_rss_bytes: u64,
+    /// That of this process itself, of which each child begins as a copy.
+    base_rss_bytes: u64,
 }
 
 /// Is the first process, until its sandbox is to end.
@@ -70,6 +73,7 @@ pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, con
         cpu_user: Duration::ZERO,
         cpu_system: Duration::ZERO,
         peak_rss_bytes: 0,
+        base_rss_bytes: peak_rss("self").unwrap_or(0),
     };
     match init.isolate(order) {
         Ok((no_proc, folders)) => {
@@ -249,6 +253,7 @@ impl Init<'_> {
                     cpu_user,
                     cpu_system,
                     peak_rss_bytes: self.peak_rss_bytes,
+                    base_rss_bytes: self.base_rss_bytes,
                     terminated: self.terminated,
                     killed: self.killed,
                 };
