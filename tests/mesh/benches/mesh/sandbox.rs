@@ -4,7 +4,7 @@ mod subject;
 mod waiting;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ const WARM_UP: usize = 20;
 const AT_ONCE: [usize; 2] = [2, 8];
 
 /// The sandbox by itself, in this process.
-fn open(folder: &Path, pool: usize, prepare: bool) -> anyhow::Result<Arc<ProcessSandbox>> {
+fn open(folder: &Path, pool: usize, prepare: Vec<PathBuf>) -> anyhow::Result<Arc<ProcessSandbox>> {
     let helper = HelperCommand { program: binary()?, arguments: vec![SANDBOX_HELPER_ARGUMENT.into()] };
     let config = ProcessConfig { pool, helper, prepare, ..ProcessConfig::new(folder) };
     Ok(Arc::new(ProcessSandbox::open(config)?))
@@ -39,14 +39,15 @@ pub(crate) async fn measure() -> anyhow::Result<()> {
     let client = mesh.client().await?;
     let subjects = Subject::all(&client).await?;
 
-    let plain = open(&folder.path().join("plain"), 2, false)?;
-    let prepared = open(&folder.path().join("prepared"), 2, true)?;
+    let interpreters = || subjects.iter().filter(|one| one.is_prepared()).map(Subject::program).collect::<Vec<_>>();
+    let plain = open(&folder.path().join("plain"), 2, Vec::new())?;
+    let prepared = open(&folder.path().join("prepared"), 2, interpreters())?;
     println!("  scripts run {}", plain.isolation());
     for subject in &subjects {
         latency(subject, &plain, &prepared, &client).await?;
     }
     drop((plain, prepared));
-    let sandbox = open(&folder.path().join("throughput"), 8, true)?;
+    let sandbox = open(&folder.path().join("throughput"), 8, interpreters())?;
     for subject in &subjects {
         for at_once in AT_ONCE {
             throughput(subject, &sandbox, &client, at_once).await?;

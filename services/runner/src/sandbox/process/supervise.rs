@@ -24,9 +24,8 @@ use crate::sandbox::{Demand, Ending, Outcome, OutputStream, RunSide, RunSpec, Sa
 mod output;
 mod usage;
 
-/// The first pause between two looks at a running script, and the longest.
+/// The first pause between two looks at a running script.
 const LOOK_FIRST: Duration = Duration::from_millis(4);
-const LOOK_LONGEST: Duration = Duration::from_millis(500);
 /// How long the script's processes may take to die after an order to kill them, until their sandbox is ended.
 const DYING: Duration = Duration::from_secs(1);
 /// How long the owner of a run is made to wait for the removal of what was made for it.

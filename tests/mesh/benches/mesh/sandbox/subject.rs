@@ -1,6 +1,6 @@
 //! What is run, in each of the ways.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use runmesh_mesh_tests::Client;
@@ -30,7 +30,8 @@ extensions = ["py"]
 executables = ["python3", "python3.#"]
 version = ["--version"]
 command = ["{program}", "{file}"]
-prepare = "python"
+prepared = "python"
+prepared_since = "3.8"
 "#;
 
 pub(super) struct Subject {
@@ -70,6 +71,11 @@ impl Subject {
     /// Whether its interpreter can be started in advance.
     pub(super) fn is_prepared(&self) -> bool {
         self.language == "python"
+    }
+
+    /// Its interpreter, by its real path.
+    pub(super) fn program(&self) -> PathBuf {
+        PathBuf::from(&self.command[0])
     }
 
     pub(super) fn bare(&self) -> Command {

@@ -10,7 +10,7 @@ use super::open;
 pub(super) async fn memory(folder: &Path) -> anyhow::Result<()> {
     let mut before = None;
     for pool in [0, 1, 8, 32] {
-        let sandbox = open(folder, pool, false)?;
+        let sandbox = open(folder, pool, Vec::new())?;
         while sandbox.ready() < pool {
             sleep(Duration::from_millis(5)).await;
         }

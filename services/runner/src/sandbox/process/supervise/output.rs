@@ -8,8 +8,8 @@ use crate::sandbox::OutputStream;
 
 /// How often both pipes are read in a row until nothing was written meanwhile.
 const LOOKS: usize = 8;
-/// How long output is held back whose order is not certain. A script is told apart from one that has more to say by what
-/// it does next; one that does nothing for so long is not kept waiting.
+/// How long output is held whose order is not certain. The note that tells comes at once, unless the script was stopped
+/// just before it; if it does not come, there was none to wait for.
 const HELD: Duration = Duration::from_millis(2);
 
 impl Supervisor {

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Cause, LOOK_LONGEST, Supervisor};
+use super::{Cause, Supervisor};
 use crate::sandbox::process::{cgroup::Evidence, peak_rss};
 use crate::sandbox::{OutputStream, Usage};
 
+/// The longest pause between two looks at a running script.
+const LOOK_LONGEST: Duration = Duration::from_millis(500);
 /// How often a process may be refused until the script is ended for it: a fork bomb, not a program that copes.
 const MOST_REFUSALS: u64 = 1000;
 
