@@ -1,7 +1,7 @@
 //! Interpreters that wait for their scripts.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runmesh_runner::{Ending, RunSpec, Runtimes, Search, SourceFile};
@@ -18,7 +18,7 @@ fn program() -> PathBuf {
     PathBuf::from("/usr/bin/python3").canonicalize().unwrap()
 }
 
-fn python_of(program: &PathBuf, script: &str) -> RunSpec {
+fn python_of(program: &Path, script: &str) -> RunSpec {
     let files = vec![SourceFile { path: "main.py".to_owned(), content: script.to_owned().into() }];
     RunSpec { files, ..spec(&[program.to_str().unwrap(), "main.py"]) }
 }
@@ -38,9 +38,9 @@ impl Waiting {
         Waiting::of(&program(), Vec::new()).await
     }
 
-    async fn of(program: &PathBuf, readable: Vec<PathBuf>) -> Waiting {
+    async fn of(program: &Path, readable: Vec<PathBuf>) -> Waiting {
         let harness = Harness::with(|config| {
-            config.prepare = vec![program.clone()];
+            config.prepare = vec![program.to_owned()];
             config.readable = readable;
             config.pool = POOL;
         });
@@ -108,7 +108,7 @@ async fn pythons() -> Vec<(PathBuf, Vec<PathBuf>)> {
 }
 
 /// Scripts that show all that an interpreter which waited could have different.
-fn probes(program: &PathBuf) -> Vec<RunSpec> {
+fn probes(program: &Path) -> Vec<RunSpec> {
     let dump = python_of(program, include_str!("dump.py"));
     let mut with_all = dump.clone();
     with_all.stdin = "ä\r\nb\rc\n\u{1F600} end".into();
@@ -294,9 +294,10 @@ bash
 "
     );
     until("it should be gone", || before.iter().any(|pid| !is_alive(*pid))).await;
-    if finished.outcome.usage.peak_memory_bytes.is_some() && !waiting.harness.sandbox.cgroup_folders().is_empty() {
+    if let Some(peak) = finished.outcome.usage.peak_memory_bytes
+        && !waiting.harness.sandbox.cgroup_folders().is_empty()
+    {
         let alone = Harness::new().run(spec).await.outcome.usage.peak_memory_bytes.unwrap();
-        let peak = finished.outcome.usage.peak_memory_bytes.unwrap();
         assert!(peak < alone + (2 << 20), "{peak} bytes with it, {alone} without");
     }
 }
@@ -423,7 +424,7 @@ async fn those_that_wait_end_with_their_sandboxes() {
 async fn an_interpreter_that_does_not_come_to_wait_is_left_alone() {
     // Runs scripts, but knows nothing of waiting.
     let program = PathBuf::from("/bin/bash").canonicalize().unwrap();
-    let harness = Harness::with(|config| config.prepare = vec![program.clone()]);
+    let harness = Harness::with(|config| config.prepare = vec![program.to_owned()]);
     let mut spec = bash("echo fine");
     spec.command[0] = program.to_str().unwrap().to_owned();
     for attempt in 1..4 {

@@ -45,7 +45,7 @@ fn id_of(messages: &[RunCasesResponse]) -> anyhow::Result<String> {
 }
 
 async fn whole(client: &Client, request: RunCasesRequest) -> anyhow::Result<Vec<RunCasesResponse>> {
-    Ok(client.run_cases(request).await?.rest().await?)
+    client.run_cases(request).await?.rest().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

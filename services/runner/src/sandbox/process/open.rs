@@ -43,8 +43,9 @@ pub(super) fn open(config: ProcessConfig) -> Result<(Shared, Prepared), SandboxE
         let attempt = attempt(&config, isolation, &name, users.clone(), &refusals, cgroups);
         match attempt {
             Ok(opened) => return Ok(opened),
-            Err((error, _)) if number == last => return Err(error),
-            Err((error, unused)) => {
+            Err(failed) if number == last => return Err(failed.0),
+            Err(failed) => {
+                let (error, unused) = *failed;
                 let how = if isolation == Isolation::Privileged { "as root" } else { "in a user namespace" };
                 tracing::debug!(%error, how, "this isolation does not work here");
                 refusals.push(format!("{how}: {error}"));
@@ -55,7 +56,8 @@ pub(super) fn open(config: ProcessConfig) -> Result<(Shared, Prepared), SandboxE
     Err(SandboxError::ShuttingDown)
 }
 
-type Attempt = Result<(Shared, Prepared), (SandboxError, Result<Cgroups, String>)>;
+/// What was opened; or why not, and the cgroups for the next attempt.
+type Attempt = Result<(Shared, Prepared), Box<(SandboxError, Result<Cgroups, String>)>>;
 
 fn attempt(
     config: &ProcessConfig,
@@ -88,7 +90,7 @@ fn attempt(
     };
     let (launcher, folders) = match begun() {
         Ok(begun) => begun,
-        Err(error) => return Err((error, cgroups)),
+        Err(error) => return Err(Box::new((error, cgroups))),
     };
     let mut shared = Shared {
         config: config.clone(),
@@ -108,14 +110,14 @@ fn attempt(
         Err(error) => error,
     };
     if !shared.network {
-        return Err((error, shared.cgroups));
+        return Err(Box::new((error, shared.cgroups)));
     }
     // A kernel may lack network namespaces alone.
     shared.network = false;
     shared.no_network = error.to_string();
     match Prepared::make(&shared) {
         Ok(prepared) => Ok((shared, prepared)),
-        Err(_) => Err((error, shared.cgroups)),
+        Err(_) => Err(Box::new((error, shared.cgroups))),
     }
 }
 

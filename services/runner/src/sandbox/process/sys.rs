@@ -94,7 +94,7 @@ pub(super) fn clone(namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>) -> i
 /// Moves this process, which must have one thread only, into new namespaces.
 pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: the descriptor table is not unshared, and there is no other thread.
-    Ok(unsafe { rustix::thread::unshare_unsafe(flags)? })
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
 /// Reaps any child that has ended. `None`: none has.
