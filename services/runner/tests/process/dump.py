@@ -31,7 +31,8 @@ def show(value):
 
 site, posix = sys.modules["site"], sys.modules["posix"]
 # As a program has them that is started from here.
-child = os.popen("env").read().splitlines()
+with os.popen("env") as output:
+    child = output.read().splitlines()
 found = {
     "arguments": [sys.argv, getattr(sys, "orig_argv", None)],
     "flags": [show(sys.flags), sys.warnoptions, sys._xoptions],
