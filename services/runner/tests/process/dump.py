@@ -31,8 +31,8 @@ def show(value):
 
 site, posix = sys.modules["site"], sys.modules["posix"]
 # As a program has them that is started from here.
-with os.popen("env") as listed:
-    child = listed.read().splitlines()
+with os.popen("env") as output:
+    child = output.read().splitlines()
 found = {
     "arguments": [sys.argv, getattr(sys, "orig_argv", None)],
     "flags": [show(sys.flags), sys.warnoptions, sys._xoptions],

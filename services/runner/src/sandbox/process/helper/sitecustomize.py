@@ -8,7 +8,6 @@
 # Only modules are used that every start has loaded by now.
 import io
 import os
-import posix
 import sys
 
 
@@ -25,11 +24,8 @@ def wait():
         raise EOFError
     arguments, variables = fields[: int(count)], fields[int(count) :]
 
-    environment = dict(variable.split(b"=", 1) for variable in variables)
     os.environ.clear()
-    os.environb.update(environment)
-    posix.environ.clear()
-    posix.environ.update(environment)
+    os.environb.update(variable.split(b"=", 1) for variable in variables)
 
     arguments = [os.fsdecode(argument) for argument in arguments]
     sys.argv[1:] = arguments
