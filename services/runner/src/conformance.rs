@@ -24,8 +24,8 @@ use async_trait::async_trait;
 
 use crate::{Chunk, Ending, Limits, Outcome, OutputStream, Run, RunSpec, Sandbox, SourceFile};
 
-/// Long enough for whatever a case waits for, on any machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Long enough for whatever a case waits for, on any machine, also on one whose processor is emulated.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A sandbox under test. Dropping it removes all that it made.
 #[async_trait]

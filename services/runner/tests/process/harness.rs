@@ -7,7 +7,10 @@ use async_trait::async_trait;
 pub(crate) use runmesh_runner::conformance::{
     Finished, PATIENCE, assert_exited, bash, finish, finish_rest, limited, next_text, spec,
 };
-use runmesh_runner::{HelperCommand, ProcessConfig, ProcessSandbox, Run, RunSpec, Sandbox, conformance};
+use runmesh_runner::{HelperCommand, Limit, Limits, ProcessConfig, ProcessSandbox, Run, RunSpec, Sandbox, conformance};
+
+/// Names the version of cgroups that has to be used here, so that these tests don't make do without.
+const CGROUPS_VARIABLE: &str = "MESH_TEST_CGROUPS";
 
 pub(crate) struct Harness {
     pub(crate) sandbox: ProcessSandbox,
@@ -25,7 +28,14 @@ impl Harness {
         let mut config = ProcessConfig { helper: helper(), ..ProcessConfig::new(root.path().join("runs")) };
         config.avoid = crate::AVOID;
         configure(&mut config);
-        Harness { sandbox: ProcessSandbox::open(config).unwrap(), _root: root }
+        let avoids_cgroups = config.avoid.cgroups;
+        let sandbox = ProcessSandbox::open(config).unwrap();
+        if let Some(version) = std::env::var(CGROUPS_VARIABLE).ok().filter(|_| !avoids_cgroups) {
+            let receipt = sandbox.receipt(&Limits::default());
+            let line = receipt.iter().find(|line| line.limit == Limit::Memory).unwrap();
+            assert!(line.mechanism.contains(&format!("cgroup v{version}")), "{line:?}");
+        }
+        Harness { sandbox, _root: root }
     }
 
     pub(crate) async fn start(&self, spec: RunSpec) -> Run {

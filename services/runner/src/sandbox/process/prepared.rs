@@ -75,11 +75,17 @@ impl Prepared {
             disk_bytes: shared.config.disk_bytes,
             disk_files: shared.config.disk_files,
         };
-        let (pid, handle) = shared.launcher.prepare(&order, theirs.as_fd(), entrance.as_ref().map(AsFd::as_fd))?;
+        let prepare = |entrance| shared.launcher.prepare(&order, theirs.as_fd(), entrance);
+        let (made, entered) = match prepare(entrance.as_ref().map(AsFd::as_fd)) {
+            // Perhaps the helper may not start processes there: it has another user, or a filter knows no clone3.
+            Err(SandboxError::Setup { .. }) if entrance.is_some() => (prepare(None), false),
+            made => (made, entrance.is_some()),
+        };
+        let (pid, handle) = made?;
         drop(theirs);
         let first = FirstProcess { pid, handle, control: Some(control), isolation, ended: false };
         let mut prepared = Prepared { first, cgroup, work: None, user, warmed: None, no_proc: String::new() };
-        if let Some(cgroup) = prepared.cgroup.as_ref().filter(|_| entrance.is_none()) {
+        if let Some(cgroup) = prepared.cgroup.as_ref().filter(|_| !entered) {
             cgroup.add(pid).map_err(failed("move the sandbox into its cgroup"))?;
         }
         match prepared.first.receive()? {
