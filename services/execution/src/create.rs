@@ -2,7 +2,7 @@
 
 use runmesh_events::{ExecutionId, NewEvent, Payload, TraceParent};
 use runmesh_proto::{
-    event::{EnforcementLevel, ExecutionRequested},
+    event::ExecutionRequested,
     execution::{CreateExecutionRequest, Execution, ExecutionSpec, RetryExecutionRequest},
 };
 use runmesh_rpc::{Caller, Violation};
@@ -11,7 +11,7 @@ use runmesh_store::{Expected, StoreError};
 use crate::{
     error::ExecutionError,
     projection,
-    service::{ExecutionService, PRODUCER, Runtimes, api_name, execution_id},
+    service::{ExecutionService, PRODUCER, Runtimes, api_name, execution_id, is_missing},
     spec,
     state::ExecutionLog,
     validate,
@@ -102,7 +102,7 @@ fn enforceable(spec: &ExecutionSpec, runtimes: &dyn Runtimes) -> Result<(), Exec
     let receipt = runtimes.receipt(&spec.limits.unwrap_or_default());
     let missing: Vec<Violation> = receipt
         .into_iter()
-        .filter(|line| line.level() != EnforcementLevel::Full && !line.asked.is_empty())
+        .filter(is_missing)
         .map(|line| Violation::new(api_name(line.limit()), line.reason))
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(ExecutionError::NotEnforced(missing)) }

@@ -28,4 +28,4 @@ mod watch;
 pub use config::{ExecutionConfig, LimitsConfig};
 pub use delete::Erasure;
 pub use projection::{GROUP, TOPICS, consumer_group};
-pub use service::{Dependencies, ExecutionService, Runtimes, api_name};
+pub use service::{Dependencies, ExecutionService, Runtimes, api_name, is_missing};

@@ -149,6 +149,11 @@ pub(crate) fn execution_id(text: &str) -> Result<ExecutionId, ExecutionError> {
     text.parse().map_err(|error| ExecutionError::field("execution_id", format!("{error}")))
 }
 
+/// Whether something was asked for that does not hold in full.
+pub fn is_missing(line: &Enforcement) -> bool {
+    line.level() != EnforcementLevel::Full && !line.asked.is_empty()
+}
+
 /// The field of `Limits`, or what else is held.
 pub fn api_name(limit: LimitKind) -> &'static str {
     match limit {

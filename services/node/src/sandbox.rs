@@ -38,7 +38,8 @@ pub(crate) fn toolchains(
     })
 }
 
-/// Opens the sandbox below the data folder, for these interpreters, where scripts may read these files and folders too.
+/// Opens the sandbox below the data folder, for these interpreters, where scripts may read these files and folders too, with so many sandboxes
+/// that wait.
 ///
 /// # Errors
 /// See [`ProcessSandbox::open`].
@@ -47,10 +48,11 @@ pub(crate) fn open(
     data: &Path,
     found: &Runtimes,
     readable: Vec<PathBuf>,
+    pool: usize,
 ) -> Result<ProcessSandbox, SandboxError> {
     ProcessSandbox::open(ProcessConfig {
         cancel_grace: config.runner.cancel_grace,
-        pool: config.runner.pool,
+        pool,
         prepare: if config.runner.prepare { found.prepared() } else { Vec::new() },
         avoid: config.runner.avoid,
         readable,

@@ -3,32 +3,31 @@
 mod cases;
 mod cases_file;
 mod ending;
+mod following;
 
 use std::{
     io::{Read as _, Write as _},
     path::Path,
     process::ExitCode,
-    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use futures::TryStreamExt as _;
 use runmesh_events::{Payload, to_duration};
 use runmesh_proto::{
     event::{ExecutionStep, OutputStream},
     execution::{
-        CancelExecutionRequest, CreateExecutionRequest, Execution, ExecutionSpec, ExecutionState, Limits,
-        WatchExecutionRequest, WatchExecutionResponse, execution_service_client::ExecutionServiceClient,
-        watch_execution_response::Item,
+        CreateExecutionRequest, Execution, ExecutionSpec, ExecutionState, Limits, WatchExecutionRequest,
+        WatchExecutionResponse, execution_service_client::ExecutionServiceClient, watch_execution_response::Item,
     },
 };
 use runmesh_runner::{Runtimes, Search};
-use tokio::time::sleep;
-use tonic::{
-    Code, Status, body::Body, client::GrpcService, codegen::StdError, service::interceptor::InterceptedService,
-};
+use tonic::{Status, Streaming, service::interceptor::InterceptedService};
 
+use self::{
+    cases::Cases,
+    following::{Channel, Followed, follow},
+};
 use super::{
     connect, print,
     serve::{Stop, settings},
@@ -38,10 +37,6 @@ use crate::{
     cli::{LimitArgs, RunArgs},
     telemetry::Telemetry,
 };
-
-/// How long a node that went away is waited for, and the pause between two looks.
-const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
-const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
 
 /// Exit codes beside the script's own, as those of `timeout` and of a shell.
 mod exit {
@@ -145,113 +140,52 @@ async fn language_of(file: &Path, environment: &Environment) -> anyhow::Result<S
 }
 
 /// Runs it, on its cases if it has any.
-async fn start<T>(
-    client: ExecutionServiceClient<T>,
-    spec: ExecutionSpec,
-    as_json: bool,
-    stop: &mut Stop,
-) -> anyhow::Result<ExitCode>
-where
-    T: GrpcService<Body> + Clone,
-    T::Error: Into<StdError>,
-    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
-    <T::ResponseBody as http_body::Body>::Error: Into<StdError> + Send,
-{
-    match spec.cases.is_empty() {
-        true => follow(client, spec, as_json, stop).await,
-        false => cases::follow(client, spec, as_json, stop).await,
-    }
-}
-
-async fn follow<T>(
+async fn start<T: Channel>(
     mut client: ExecutionServiceClient<T>,
     spec: ExecutionSpec,
     as_json: bool,
     stop: &mut Stop,
-) -> anyhow::Result<ExitCode>
-where
-    T: GrpcService<Body> + Clone,
-    T::Error: Into<StdError>,
-    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
-    <T::ResponseBody as http_body::Body>::Error: Into<StdError> + Send,
-{
+) -> anyhow::Result<ExitCode> {
+    if !spec.cases.is_empty() {
+        let execution = follow(client, Cases::of(spec, as_json), stop).await?;
+        return Ok(cases::verdict(&execution, as_json));
+    }
     let request = CreateExecutionRequest { request_id: String::new(), spec: Some(spec) };
     let created = client.create_execution(request).await.map_err(|status| print::error(&status))?.into_inner();
     let execution_id = created.execution.unwrap_or_default().execution_id;
-    let mut cursor = String::new();
-    let mut asked_to_stop = false;
-    // When the node that is away is given up. `None`: it is there.
-    let mut give_up = None;
-    loop {
-        pause(give_up, stop).await?;
-        let watch = WatchExecutionRequest { execution_id: execution_id.clone(), cursor: cursor.clone() };
-        let mut events = match client.watch_execution(watch).await {
-            Ok(response) => response.into_inner(),
-            Err(status) if may_return(&status, &mut give_up) => continue,
-            Err(status) => return Err(print::error(&status)),
-        };
-        loop {
-            let next = tokio::select! {
-                next = events.try_next() => next,
-                () = stop.asked() => {
-                    if asked_to_stop {
-                        anyhow::bail!("stopped before the script had ended");
-                    }
-                    asked_to_stop = true;
-                    cancel(&mut client, &execution_id, "interrupted at the terminal").await;
-                    continue;
-                }
-            };
-            match next {
-                Ok(Some(response)) => {
-                    cursor.clone_from(&response.cursor);
-                    give_up = None;
-                    if let Err(error) = show(&response, as_json) {
-                        // Nobody reads the output any more.
-                        cancel(&mut client, &execution_id, "the output is not read").await;
-                        return Err(error);
-                    }
-                    if let Some(Item::End(end)) = response.item {
-                        return Ok(verdict(&end.execution.unwrap_or_default(), as_json));
-                    }
-                }
-                Ok(None) => anyhow::bail!("the stream ended without the script's end"),
-                // The node went away or was cut off: watch again from where the stream was.
-                Err(status) if may_return(&status, &mut give_up) => break,
-                Err(status) => return Err(print::error(&status)),
-            }
-        }
+    let watch = WatchExecutionRequest { execution_id, cursor: String::new() };
+    let execution = follow(client, Script { watch, as_json }, stop).await?;
+    Ok(verdict(&execution, as_json))
+}
+
+/// One script, followed to its end.
+struct Script {
+    watch: WatchExecutionRequest,
+    as_json: bool,
+}
+
+impl Followed for Script {
+    const NAME: &str = "script";
+    type Message = WatchExecutionResponse;
+
+    async fn ask<T: Channel>(
+        &self,
+        client: &mut ExecutionServiceClient<T>,
+    ) -> Result<Streaming<WatchExecutionResponse>, Status> {
+        Ok(client.watch_execution(self.watch.clone()).await?.into_inner())
     }
-}
 
-/// Waits a little before a node that is away is asked again.
-async fn pause(give_up: Option<Instant>, stop: &mut Stop) -> anyhow::Result<()> {
-    if give_up.is_some() {
-        tokio::select! {
-            () = sleep(RECONNECT_PAUSE) => {}
-            () = stop.asked() => anyhow::bail!("stopped while the node was away; the script may go on there"),
-        }
+    fn execution_id(&self) -> &str {
+        &self.watch.execution_id
     }
-    Ok(())
-}
 
-/// Whether the node is only away, and not for too long: the patience begins when it is first missed.
-fn may_return(status: &Status, give_up: &mut Option<Instant>) -> bool {
-    status.code() == Code::Unavailable
-        && Instant::now() < *give_up.get_or_insert_with(|| Instant::now() + RECONNECT_PATIENCE)
-}
-
-/// Asks for the end of the script. It may have ended in this moment; the stream tells.
-async fn cancel<T>(client: &mut ExecutionServiceClient<T>, execution_id: &str, reason: &str)
-where
-    T: GrpcService<Body>,
-    T::Error: Into<StdError>,
-    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
-    <T::ResponseBody as http_body::Body>::Error: Into<StdError> + Send,
-{
-    let request = CancelExecutionRequest { execution_id: execution_id.to_owned(), reason: reason.to_owned() };
-    if let Err(status) = client.cancel_execution(request).await {
-        tracing::debug!(execution_id, %status, "not cancelled");
+    fn take(&mut self, response: WatchExecutionResponse) -> anyhow::Result<Option<Execution>> {
+        self.watch.cursor.clone_from(&response.cursor);
+        show(&response, self.as_json)?;
+        Ok(match response.item {
+            Some(Item::End(end)) => Some(end.execution.unwrap_or_default()),
+            _ => None,
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use runmesh_event_log::{EventLogService, Verifier};
 use runmesh_execution::{Dependencies, Erasure, ExecutionService};
 use runmesh_results::ResultService;
 use runmesh_rpc::{RpcServer, RpcServerBuilder};
-use runmesh_runner::{Runner, Runtimes, Sandbox};
+use runmesh_runner::{Runner, Runtimes, Sandbox, Toolchains};
 use runmesh_scheduler::Scheduler;
 use runmesh_store::{DocumentStore, EventStore, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -50,20 +50,25 @@ impl Parts<'_> {
         let results = ResultService::build(self.events(), self.documents()).await?;
         // Recovery comes before the groups run: what a crash left half done is finished first.
         let (mut runner, mut runner_group) = (None, None);
-        let found = Runtimes::discover(&sandbox::search(self.config, self.environment)).await?;
-        let found = Arc::new(found);
-        for missing in found.missing() {
-            tracing::debug!(language = missing.name, package = missing.package, "not found here");
-        }
-        let toolchains = sandbox::toolchains(self.environment, self.data, Arc::clone(&found))?;
-        let sandbox = Arc::new(sandbox::open(self.config, self.data, &found, toolchains.readable())?);
-        if self.roles.has(Role::Runner) {
-            let sandbox: Arc<dyn Sandbox> = sandbox.clone();
-            let (events, documents) = (self.events(), self.documents());
-            let built = Runner::build(&self.config.node, events, documents, sandbox, toolchains).await?;
-            built.recover().await?;
-            runner_group = Some(built.consumer_group());
-            runner = Some(built);
+        // The others need no sandboxes; where executions are created it is asked what one would hold to.
+        if self.roles.has(Role::Runner) || self.roles.has(Role::Execution) {
+            let (found, toolchains) = self.runtimes().await?;
+            let pool = if self.roles.has(Role::Runner) { self.config.runner.pool } else { 0 };
+            let sandbox: Arc<dyn Sandbox> =
+                Arc::new(sandbox::open(self.config, self.data, &found, toolchains.readable(), pool)?);
+            if self.roles.has(Role::Runner) {
+                let (events, documents) = (self.events(), self.documents());
+                let built =
+                    Runner::build(&self.config.node, events, documents, Arc::clone(&sandbox), toolchains).await?;
+                built.recover().await?;
+                runner_group = Some(built.consumer_group());
+                runner = Some(built);
+            }
+            if self.roles.has(Role::Execution) {
+                let execution = self.execution(&results, found, sandbox).await?;
+                groups.push(runmesh_execution::consumer_group(&execution));
+                builder = builder.add_service(execution.into_server());
+            }
         }
         // Where the store is shared, one of the schedulers works and this may not be it.
         if self.roles.has(Role::Scheduler) && !self.store.events.is_shared() {
@@ -78,16 +83,21 @@ impl Parts<'_> {
             groups.push(runmesh_results::consumer_group(&results, self.events()));
             builder = builder.add_service(results.clone().into_server());
         }
-        if self.roles.has(Role::Execution) {
-            let execution = self.execution(&results, found, sandbox).await?;
-            groups.push(runmesh_execution::consumer_group(&execution));
-            builder = builder.add_service(execution.into_server());
-        }
         if self.roles.has(Role::EventLog) {
             let event_log = EventLogService::new(self.verifier().await?, self.intake.clone());
             builder = builder.add_service(event_log.into_server());
         }
         Ok(Built { server: builder.build(), groups, runner_group, runner })
+    }
+
+    /// The interpreters and compilers of this machine.
+    async fn runtimes(&self) -> Result<(Arc<Runtimes>, Toolchains), NodeError> {
+        let found = Arc::new(Runtimes::discover(&sandbox::search(self.config, self.environment)).await?);
+        for missing in found.missing() {
+            tracing::debug!(language = missing.name, package = missing.package, "not found here");
+        }
+        let toolchains = sandbox::toolchains(self.environment, self.data, Arc::clone(&found))?;
+        Ok((found, toolchains))
     }
 
     async fn verifier(&self) -> Result<Verifier, StoreError> {

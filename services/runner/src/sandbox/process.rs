@@ -257,20 +257,20 @@ impl Sandbox for ProcessSandbox {
         let name = RunningName::take(&self.shared.running, &spec)?;
         let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
         // If this future is dropped here, what the closure returns is dropped, and with it the sandbox.
-        let (launched, spec, held) = blocking(move || {
-            let launched = start::launch(&shared, &pool, &spec, &held, name);
-            launched.map(|launched| (launched, spec, held))
+        let (launched, name, spec, held) = blocking(move || {
+            let launched = start::launch(&shared, &pool, &spec, &held);
+            launched.map(|launched| (launched, name, spec, held))
         })
         .await??;
         let started = Started {
-            name: launched.name.name.clone(),
+            name: name.name.clone(),
             pid: launched.main_process,
             prepared: launched.prepared,
             at: launched.at,
             receipt: held.lines.clone(),
         };
         let (run, side) = Run::new(started, self.shared.config.chunk_buffer);
-        let supervisor = Supervisor::new(Arc::clone(&self.shared), spec, held, launched, side)?;
+        let supervisor = Supervisor::new(Arc::clone(&self.shared), spec, held, launched, name, side)?;
         tokio::spawn(supervisor.run());
         Ok(run)
     }

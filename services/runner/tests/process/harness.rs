@@ -75,7 +75,7 @@ impl conformance::Harness for Harness {
 
     async fn left(&self, execution_id: &str) -> Vec<String> {
         let folders = self.folders().into_iter().map(|folder| folder.display().to_string());
-        let processes = marked(&format!("RUNMESH_EXECUTION_ID={execution_id}")).into_iter();
+        let processes = marked(&mark_of(execution_id)).into_iter();
         let prefix = format!("{execution_id}-");
         folders.filter(|path| path.contains(&prefix)).chain(processes.map(|pid| format!("process {pid}"))).collect()
     }
@@ -137,7 +137,11 @@ pub(crate) fn environment_has(pid: u32, text: &str) -> bool {
 
 /// The mark of a run's processes.
 pub(crate) fn mark(spec: &RunSpec) -> String {
-    format!("RUNMESH_EXECUTION_ID={}", spec.execution_id)
+    mark_of(&spec.execution_id)
+}
+
+fn mark_of(execution_id: &str) -> String {
+    format!("RUNMESH_EXECUTION_ID={execution_id}")
 }
 
 /// The processes that have a mark.

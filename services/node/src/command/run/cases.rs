@@ -3,8 +3,6 @@
 use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use futures::TryStreamExt as _;
 use runmesh_events::ExecutionId;
 use runmesh_proto::{
     event::{CaseResult, CaseVerdict, ExecutionErrorType},
@@ -13,12 +11,13 @@ use runmesh_proto::{
         execution_service_client::ExecutionServiceClient, run_cases_response::Item,
     },
 };
-use tonic::{body::Body, client::GrpcService, codegen::StdError};
+use tonic::{Status, Streaming};
 
 use super::{
-    Stop, cancel,
     ending::{self, wall},
-    exit, may_return, pause, print, write,
+    exit,
+    following::{Channel, Followed},
+    print, write,
 };
 
 /// The widest name that is shown whole.
@@ -27,66 +26,50 @@ const WIDEST: usize = 40;
 /// How many lines of its standard error are shown of a case that was not accepted.
 const LAST_LINES: usize = 5;
 
-pub(super) async fn follow<T>(
-    mut client: ExecutionServiceClient<T>,
-    spec: ExecutionSpec,
+/// A program and its cases, followed to their end.
+pub(super) struct Cases {
+    request: RunCasesRequest,
+    table: Table,
     as_json: bool,
-    stop: &mut Stop,
-) -> anyhow::Result<ExitCode>
-where
-    T: GrpcService<Body> + Clone,
-    T::Error: Into<StdError>,
-    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
-    <T::ResponseBody as http_body::Body>::Error: Into<StdError> + Send,
-{
-    let mut table = Table::new(&spec);
-    // The name of this run, so that asking again can't start another.
-    let request_id = format!("run-cases-{}", ExecutionId::new());
-    let mut request = RunCasesRequest { request_id, spec: Some(spec), ..RunCasesRequest::default() };
-    let mut asked_to_stop = false;
-    let mut give_up = None;
-    loop {
-        pause(give_up, stop).await?;
-        let mut results = match client.run_cases(request.clone()).await {
-            Ok(response) => response.into_inner(),
-            Err(status) if may_return(&status, &mut give_up) => continue,
-            Err(status) => return Err(print::error(&status)),
-        };
-        loop {
-            let next = tokio::select! {
-                next = results.try_next() => next,
-                () = stop.asked() => {
-                    if asked_to_stop || request.execution_id.is_empty() {
-                        anyhow::bail!("stopped before the cases had ended");
-                    }
-                    asked_to_stop = true;
-                    cancel(&mut client, &request.execution_id, "interrupted at the terminal").await;
-                    continue;
-                }
-            };
-            match next {
-                Ok(Some(response)) => {
-                    give_up = None;
-                    request.cursor.clone_from(&response.cursor);
-                    if let Some(Item::Execution(execution)) = &response.item {
-                        // From here on it is resumed by its id, without the spec.
-                        request.execution_id.clone_from(&execution.execution_id);
-                        (request.request_id, request.spec) = (String::new(), None);
-                    }
-                    if let Err(error) = show(&response, &mut table, as_json) {
-                        // Nobody reads the output any more.
-                        cancel(&mut client, &request.execution_id, "the output is not read").await;
-                        return Err(error);
-                    }
-                    if let Some(Item::End(end)) = response.item {
-                        return Ok(verdict(&end.execution.unwrap_or_default(), as_json));
-                    }
-                }
-                Ok(None) => anyhow::bail!("the stream ended without the end of the cases"),
-                Err(status) if may_return(&status, &mut give_up) => break,
-                Err(status) => return Err(print::error(&status)),
-            }
+}
+
+impl Cases {
+    pub(super) fn of(spec: ExecutionSpec, as_json: bool) -> Self {
+        let table = Table::new(&spec);
+        // The name of this run, so that asking again can't start another.
+        let request_id = format!("run-cases-{}", ExecutionId::new());
+        let request = RunCasesRequest { request_id, spec: Some(spec), ..RunCasesRequest::default() };
+        Self { request, table, as_json }
+    }
+}
+
+impl Followed for Cases {
+    const NAME: &str = "cases";
+    type Message = RunCasesResponse;
+
+    async fn ask<T: Channel>(
+        &self,
+        client: &mut ExecutionServiceClient<T>,
+    ) -> Result<Streaming<RunCasesResponse>, Status> {
+        Ok(client.run_cases(self.request.clone()).await?.into_inner())
+    }
+
+    fn execution_id(&self) -> &str {
+        &self.request.execution_id
+    }
+
+    fn take(&mut self, response: RunCasesResponse) -> anyhow::Result<Option<Execution>> {
+        self.request.cursor.clone_from(&response.cursor);
+        if let Some(Item::Execution(execution)) = &response.item {
+            // From here on it is resumed by its id, without the spec.
+            self.request.execution_id.clone_from(&execution.execution_id);
+            (self.request.request_id, self.request.spec) = (String::new(), None);
         }
+        show(&response, &mut self.table, self.as_json)?;
+        Ok(match response.item {
+            Some(Item::End(end)) => Some(end.execution.unwrap_or_default()),
+            _ => None,
+        })
     }
 }
 
@@ -172,7 +155,7 @@ fn mebibytes(bytes: i64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-fn verdict(execution: &Execution, as_json: bool) -> ExitCode {
+pub(super) fn verdict(execution: &Execution, as_json: bool) -> ExitCode {
     let code = match execution.state() {
         ExecutionState::Completed => 0,
         ExecutionState::TimedOut => exit::TIMED_OUT,

@@ -3,9 +3,9 @@
 use std::{io::Write as _, time::Duration};
 
 use runmesh_events::from_duration;
-use runmesh_execution::api_name;
+use runmesh_execution::{api_name, is_missing};
 use runmesh_proto::{
-    event::{Enforcement, EnforcementLevel, ExecutionErrorType, ResourceUsage},
+    event::{ExecutionErrorType, ResourceUsage},
     execution::{Execution, ExecutionState},
 };
 
@@ -59,11 +59,6 @@ pub(super) fn not_held(execution: &Execution) {
             "not held to in full: {names}; `runmesh doctor` tells why, and how to get more"
         );
     }
-}
-
-/// Whether something was asked for that did not hold in full.
-fn is_missing(line: &Enforcement) -> bool {
-    line.level() != EnforcementLevel::Full && !line.asked.is_empty()
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ mod v2;
 /// How long the removal of a cgroup is tried: its last processes may just be ending.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The time over which a processor share is measured, in microseconds: the kernel's default.
+const PERIOD: u64 = 100_000;
+
 /// What a controller is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Controller {
@@ -325,6 +328,19 @@ fn remove(folder: &Path) -> io::Result<()> {
 fn field(text: &str, name: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     value.trim().parse().ok()
+}
+
+/// The processor time in each [`PERIOD`] of this share, in microseconds. The kernel takes no less than 1 ms.
+fn quota(millis: u32) -> u64 {
+    (u64::from(millis) * PERIOD / 1000).max(1000)
+}
+
+/// Writes to a file that not every kernel has, or lets be written to.
+fn write_if_there(path: &Path, text: &str) -> io::Result<()> {
+    match fs::write(path, text) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(()),
+        other => other,
+    }
 }
 
 /// Whether memory can be swapped out on this machine.

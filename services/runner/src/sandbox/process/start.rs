@@ -31,10 +31,7 @@ pub(super) struct Launched {
     // Dropped in this order: the processes end before their folder is removed.
     pub(super) sandbox: Prepared,
     pub(super) folder: Option<Folder>,
-    pub(super) name: RunningName,
-    pub(super) stdin: Option<OwnedFd>,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
+    pub(super) streams: Streams,
     pub(super) order: Option<WriteOrder>,
     pub(super) main_process: Option<u32>,
     /// Whether its interpreter had been started before, and waited for it.
@@ -43,6 +40,16 @@ pub(super) struct Launched {
     pub(super) cpu_before: (Duration, Duration),
     pub(super) began: Instant,
     pub(super) at: SystemTime,
+}
+
+/// The ends of the standard streams.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    /// Those of the script, unless a process has them already.
+    theirs: Option<[OwnedFd; 3]>,
 }
 
 /// The names of the runs of a node.
@@ -74,19 +81,13 @@ impl Drop for RunningName {
 }
 
 /// Starts the script. Blocks until its program has been loaded.
-pub(super) fn launch(
-    shared: &Shared,
-    pool: &Pool,
-    spec: &RunSpec,
-    held: &Held,
-    name: RunningName,
-) -> Result<Launched, SandboxError> {
+pub(super) fn launch(shared: &Shared, pool: &Pool, spec: &RunSpec, held: &Held) -> Result<Launched, SandboxError> {
     let program = check(spec)?;
     let mut target = Target::of(shared, spec, held);
     loop {
         let sandbox = pool.take(target.as_ref())?;
         match attempt(shared, sandbox, spec, held, program, target.as_ref()) {
-            Ok(begun) => return Ok(begun.launched(name)),
+            Ok(launched) => return Ok(launched),
             Err(Failure::NotWoken(fault)) => {
                 // Nothing of the script has run, and that sandbox is gone. Now without.
                 tracing::warn!(program, step = fault.step, error = %fault.error(), "a prepared interpreter did not wake");
@@ -110,36 +111,6 @@ impl<E: Into<SandboxError>> From<E> for Failure {
     }
 }
 
-/// The ends of the standard streams.
-struct Streams {
-    stdin: Option<OwnedFd>,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    /// Those of the script, unless a process has them already.
-    theirs: Option<[OwnedFd; 3]>,
-}
-
-/// A script that has just been started, without its name.
-struct Begun {
-    sandbox: Prepared,
-    folder: Option<Folder>,
-    streams: Streams,
-    order: Option<WriteOrder>,
-    main_process: Option<u32>,
-    prepared: bool,
-    cpu_before: (Duration, Duration),
-    began: Instant,
-    at: SystemTime,
-}
-
-impl Begun {
-    fn launched(self, name: RunningName) -> Launched {
-        let Begun { sandbox, folder, streams, order, main_process, prepared, cpu_before, began, at } = self;
-        let Streams { stdin, stdout, stderr, .. } = streams;
-        Launched { sandbox, folder, name, stdin, stdout, stderr, order, main_process, prepared, cpu_before, began, at }
-    }
-}
-
 fn failed(step: &str) -> impl Fn(io::Error) -> SandboxError {
     move |source| SandboxError::Setup { step: step.to_owned(), source }
 }
@@ -151,7 +122,7 @@ fn attempt(
     held: &Held,
     program: &str,
     target: Option<&Target>,
-) -> Result<Begun, Failure> {
+) -> Result<Launched, Failure> {
     // Before anything is limited and counted.
     let fits = |warmed: &mut Warmed| target.is_some_and(|target| *target == warmed.target);
     let warmed = sandbox.warmed.take_if(fits);
@@ -207,7 +178,7 @@ fn attempt(
             }
         }
     }
-    Ok(Begun { sandbox, folder, streams, order, main_process, prepared, cpu_before, began, at })
+    Ok(Launched { sandbox, folder, streams, order, main_process, prepared, cpu_before, began, at })
 }
 
 /// New pipes for the standard streams. Without input, standard input is /dev/null.

@@ -94,22 +94,10 @@ impl Supervisor {
         spec: RunSpec,
         held: Held,
         launched: Launched,
+        name: RunningName,
         side: RunSide,
     ) -> Result<Supervisor, SandboxError> {
-        let Launched {
-            sandbox,
-            folder,
-            name,
-            stdin,
-            stdout,
-            stderr,
-            order,
-            main_process,
-            prepared: _,
-            cpu_before,
-            began,
-            at: _,
-        } = launched;
+        let Launched { sandbox, folder, streams, order, main_process, cpu_before, began, .. } = launched;
         let failed = |source: io::Error| SandboxError::Setup { step: "watch the script".to_owned(), source };
         let exit = sandbox.first.exit_handle().and_then(sys::watch).map_err(failed)?;
         let notices = sandbox.first.control().and_then(Notices::new).map_err(failed)?;
@@ -117,10 +105,10 @@ impl Supervisor {
         Ok(Supervisor {
             exit,
             notices,
-            stdout: Source::new(stdout).map_err(failed)?,
-            stderr: Source::new(stderr).map_err(failed)?,
+            stdout: Source::new(streams.stdout).map_err(failed)?,
+            stderr: Source::new(streams.stderr).map_err(failed)?,
             order,
-            stdin: Feed::new(stdin, spec.stdin.clone()).map_err(failed)?,
+            stdin: Feed::new(streams.stdin, spec.stdin.clone()).map_err(failed)?,
             output: Coalescer::new(config.coalesce, config.chunk_bytes, spec.limits.output_bytes),
             buffer: vec![0; config.chunk_bytes.max(1)],
             shared,

@@ -5,10 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Evidence, Folders, field, number};
-
-/// The time over which a processor share is measured, in microseconds: the kernel's default.
-const PERIOD: u64 = 100_000;
+use super::{Evidence, Folders, PERIOD, field, number, quota, write_if_there};
 
 /// The limit of the buffers of sockets.
 const SOCKETS: &str = "memory.kmem.tcp.limit_in_bytes";
@@ -35,10 +32,7 @@ pub(super) fn limit_memory(folder: &Path, bytes: u64) -> io::Result<()> {
         other => other?,
     }
     // Memory and swap together, so that nothing goes to swap instead. Absent where swap is not accounted for.
-    match fs::write(folder.join("memory.memsw.limit_in_bytes"), bytes.to_string()) {
-        Err(error) if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::PermissionDenied => Ok(()),
-        other => other,
-    }
+    write_if_there(&folder.join("memory.memsw.limit_in_bytes"), &bytes.to_string())
 }
 
 /// From now on the peak is that of what is in use now, or more.
@@ -47,10 +41,8 @@ pub(super) fn reset_peak(folder: &Path) -> io::Result<()> {
 }
 
 pub(super) fn limit_cpu(folder: &Path, millis: u32) -> io::Result<()> {
-    // The kernel takes no less than 1 ms.
-    let quota = (u64::from(millis) * PERIOD / 1000).max(1000);
     fs::write(folder.join("cpu.cfs_period_us"), PERIOD.to_string())?;
-    fs::write(folder.join("cpu.cfs_quota_us"), quota.to_string())
+    fs::write(folder.join("cpu.cfs_quota_us"), quota(millis).to_string())
 }
 
 pub(super) fn evidence(folders: &Folders) -> Evidence {

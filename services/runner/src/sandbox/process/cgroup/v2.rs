@@ -1,14 +1,11 @@
 //! Version 2: one hierarchy.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Evidence, Folders, field, number};
-
-/// The time over which a processor share is measured, in microseconds: the kernel's default.
-const PERIOD: u64 = 100_000;
+use super::{Evidence, Folders, PERIOD, field, number, quota, write_if_there};
 
 /// Why the limit does not hold in full. `None`: it does.
 pub(super) fn weakness(folder: &Path) -> Option<&'static str> {
@@ -18,16 +15,11 @@ pub(super) fn weakness(folder: &Path) -> Option<&'static str> {
 pub(super) fn limit_memory(folder: &Path, bytes: u64) -> io::Result<()> {
     fs::write(folder.join("memory.max"), bytes.to_string())?;
     // Absent where the kernel has no swap.
-    match fs::write(folder.join("memory.swap.max"), "0") {
-        Err(error) if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::PermissionDenied => Ok(()),
-        other => other,
-    }
+    write_if_there(&folder.join("memory.swap.max"), "0")
 }
 
 pub(super) fn limit_cpu(folder: &Path, millis: u32) -> io::Result<()> {
-    // The kernel takes no less than 1 ms.
-    let quota = (u64::from(millis) * PERIOD / 1000).max(1000);
-    fs::write(folder.join("cpu.max"), format!("{quota} {PERIOD}"))
+    fs::write(folder.join("cpu.max"), format!("{} {PERIOD}", quota(millis)))
 }
 
 pub(super) fn evidence(folders: &Folders) -> Evidence {

@@ -51,7 +51,7 @@ struct Init<'a> {
 
 /// Is the first process, until its sandbox is to end.
 pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, control: OwnedFd) {
-    let children = match set_up(setup, order) {
+    let children = match set_up(setup) {
         Ok(children) => children,
         Err(fault) => {
             wire::send(&control, &Notice::Failed(fault), &[]).ok();
@@ -93,7 +93,7 @@ pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, con
 }
 
 /// Lets go of what is the helper's.
-fn set_up(setup: &Setup, _order: &Prepare) -> Result<OwnedFd, Fault> {
+fn set_up(setup: &Setup) -> Result<OwnedFd, Fault> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("die with the helper")?;
     rustix::thread::set_name(c"sandbox-init").ok();
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step("open /dev/null")?;
