@@ -19,7 +19,7 @@ file_name = "main.txt"
 extensions = ["txt"]
 executables = ["true"]
 version = ["--version"]
-command = ["{program}"]
+command = ["{program}", "{file}"]
 
 [[language]]
 name = "python"
