@@ -6,6 +6,15 @@ use runmesh_events::to_duration;
 use runmesh_proto::execution::Limits;
 use serde::{Deserialize, Serialize};
 
+/// The least that a run can be given: a process with nothing in it takes as much memory; a page is the least of a file;
+/// below ten thousandths of a core the kernel's scheduler has no quota.
+pub(crate) const LEAST_MEMORY: i64 = 4 << 20;
+pub(crate) const LEAST_FILE: i64 = PAGE;
+pub(crate) const LEAST_CPU: i64 = 10;
+
+/// What a file takes is a multiple of this, in bytes.
+pub(crate) const PAGE: i64 = 4_096;
+
 /// Settings of the execution service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -94,6 +103,21 @@ impl Default for ExecutionConfig {
 }
 
 impl LimitsConfig {
+    /// A limit below the least that a run can be given, with that. `None`: there is none.
+    pub fn too_small(&self) -> Option<(&'static str, i64)> {
+        // 0 stands for none, where there need not be one.
+        let least = |limit: i64, least: i64| if limit == 0 { 0 } else { least };
+        let limits = [
+            ("output_bytes", self.output_bytes, 1),
+            ("memory_bytes", self.memory_bytes, LEAST_MEMORY),
+            ("cpu_millis", self.cpu_millis.into(), LEAST_CPU),
+            ("processes", self.processes.into(), 0),
+            ("disk_bytes", self.disk_bytes, least(self.disk_bytes, LEAST_FILE)),
+            ("file_bytes", self.file_bytes, least(self.file_bytes, LEAST_FILE)),
+        ];
+        limits.into_iter().find_map(|(name, limit, least)| (limit < least).then_some((name, least)))
+    }
+
     /// The limits as the API shows them.
     pub fn to_proto(&self) -> Limits {
         Limits {

@@ -37,6 +37,8 @@ pub trait Runtimes: Send + Sync + 'static {
     fn list(&self) -> Vec<Runtime>;
     /// The newest one of a language whose version is, or begins with, this one.
     fn resolve(&self, language: &str, version: &str) -> Option<Runtime>;
+    /// The name of a language by its name or an alias, whether or not it has a runtime here. `None`: it is not known.
+    fn name_of(&self, language: &str) -> Option<String>;
     /// The languages that are known and have no runtime here.
     fn unavailable(&self) -> Vec<UnavailableRuntime>;
     /// What the runner would hold of these limits, by what, and what not and why.

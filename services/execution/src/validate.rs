@@ -59,11 +59,12 @@ fn runtime(spec: &ExecutionSpec, runtimes: &dyn Runtimes, violations: &mut Vec<V
         return Some(found);
     }
     let known = runtimes.list();
-    let of_language: Vec<&Runtime> = known.iter().filter(|runtime| runtime.language == spec.language).collect();
+    let name = runtimes.name_of(&spec.language).unwrap_or_else(|| spec.language.clone());
+    let of_language: Vec<&Runtime> = known.iter().filter(|runtime| runtime.language == name).collect();
     if of_language.is_empty() {
         let languages: BTreeSet<&str> = known.iter().map(|runtime| runtime.language.as_str()).collect();
         let languages: Vec<&str> = languages.into_iter().collect();
-        let missing = runtimes.unavailable().into_iter().find(|missing| missing.language == spec.language);
+        let missing = runtimes.unavailable().into_iter().find(|missing| missing.language == name);
         let what = match missing {
             _ if spec.language.is_empty() => "is missing".to_owned(),
             None => format!("{:?} is not known", spec.language),

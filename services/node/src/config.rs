@@ -377,6 +377,12 @@ impl Config {
         if !within {
             return refuse("execution.default_limits", "is above execution.maximum_limits".to_owned());
         }
+        let compile = &self.execution.default_compile_limits;
+        for (key, limits) in [("execution.default_limits", default), ("execution.default_compile_limits", compile)] {
+            if let Some((limit, least)) = limits.too_small() {
+                return refuse(key, format!("has a {limit} of less than {least}"));
+            }
+        }
         Ok(self)
     }
 
@@ -422,7 +428,7 @@ mod tests {
 
     #[test]
     fn flags_override_the_environment_which_overrides_the_file() {
-        let file = "[scheduler]\nslots = 1\n[log]\nfilter = \"warn\"\n[execution.default_limits]\nwall_time = \"5s\"\noutput_bytes = 1\nmemory_bytes = 1\ncpu_millis = 1\n";
+        let file = "[scheduler]\nslots = 1\n[log]\nfilter = \"warn\"\n[execution.default_limits]\nwall_time = \"5s\"\noutput_bytes = 1\nmemory_bytes = 4194304\ncpu_millis = 10\n";
         let only_file = load(Some(file), &[], &[]).unwrap();
         assert_eq!((only_file.scheduler.slots, only_file.log.filter.as_str()), (1, "warn"));
         assert_eq!(only_file.execution.default_limits.wall_time, Duration::from_secs(5));
@@ -450,6 +456,8 @@ mod tests {
         assert_eq!(load(None, &[], &[]).unwrap().execution, known);
         let words = load(None, &[], &["execution.default_limits.memory=1"]).unwrap_err().to_string();
         assert!(words.contains("memory"), "{words}");
+        let words = load(None, &[], &["execution.default_limits.memory_bytes=1"]).unwrap_err().to_string();
+        assert!(words.contains("default_limits has a memory_bytes of less than 4194304"), "{words}");
     }
 
     #[test]

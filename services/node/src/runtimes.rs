@@ -32,6 +32,10 @@ impl execution::Runtimes for LocalRuntimes {
         self.found.resolve(language, version).ok().map(to_proto)
     }
 
+    fn name_of(&self, language: &str) -> Option<String> {
+        self.found.name_of(language).map(str::to_owned)
+    }
+
     fn unavailable(&self) -> Vec<UnavailableRuntime> {
         listed(&self.found).unavailable
     }

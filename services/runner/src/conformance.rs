@@ -71,6 +71,7 @@ macro_rules! sandbox_suite {
             limits::a_receipt_has_a_line_for_every_limit,
             limits::a_strict_run_is_refused_where_a_limit_does_not_hold_in_full,
             limits::the_verdict_names_the_limit_that_was_reached,
+            limits::files_without_room_are_told_by_the_limit,
             output::a_hundred_thousand_lines_arrive_whole,
             output::a_line_of_a_mebibyte_arrives_whole,
             output::binary_output_survives,

@@ -219,7 +219,10 @@ impl Execution {
                 self.running = Some(run.canceller());
                 Ok(Ok(run))
             }
-            Ok(Err(error)) => Ok(Err(self.failed(format!("{what} could not be started: {error}")))),
+            Ok(Err(error)) => {
+                let event = verdict::not_started(&self.spec.execution_id, what, &error);
+                Ok(Err(Last { event, shutdown: false }))
+            }
             Err(last) => Ok(Err(last)),
         }
     }

@@ -192,7 +192,8 @@ impl Runtimes {
         })
     }
 
-    fn name_of(&self, name: &str) -> Option<&str> {
+    /// The name of a language by its name or an alias, whether or not it is there.
+    pub fn name_of(&self, name: &str) -> Option<&str> {
         let is_it = |language: &&Language| language.name == name || language.aliases.iter().any(|alias| alias == name);
         self.languages.iter().find(is_it).map(|language| &*language.name)
     }

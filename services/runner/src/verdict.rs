@@ -7,7 +7,7 @@ use runmesh_proto::event::{
 };
 use runmesh_store::StoreError;
 
-use crate::{Ending, Outcome, RunSpec, Usage, log::CancelRequest, output::Tails};
+use crate::{Ending, Limit, Outcome, RunSpec, SandboxError, Usage, log::CancelRequest, output::Tails};
 
 /// Stands for "there is no exit code".
 pub(crate) const NO_EXIT_CODE: i32 = -1;
@@ -243,6 +243,16 @@ pub(crate) fn not_recorded(execution_id: &str, error: &StoreError) -> Payload {
 /// The end of an execution whose runner is gone.
 pub(crate) fn runner_lost(execution_id: &str, words: &str) -> Payload {
     without_run(execution_id, ExecutionErrorType::RunnerLost, words.to_owned())
+}
+
+/// The end of what could not be started.
+pub(crate) fn not_started(execution_id: &str, what: &str, error: &SandboxError) -> Payload {
+    let error_type = match error {
+        SandboxError::NoRoom { limit: Limit::Memory } => ExecutionErrorType::OutOfMemory,
+        SandboxError::NoRoom { .. } => ExecutionErrorType::DiskLimit,
+        _ => ExecutionErrorType::SandboxError,
+    };
+    without_run(execution_id, error_type, format!("{what} could not be started: {error}"))
 }
 
 pub(crate) fn without_run(execution_id: &str, error_type: ExecutionErrorType, error_message: String) -> Payload {

@@ -9,9 +9,9 @@ use runmesh_rpc::Violation;
 
 use super::{
     MAX_ENTRIES, MAX_ENTRIES_BYTES,
-    limits::{LEAST_MEMORY, count, duration, fits, placed},
+    limits::{count, duration, fits, placed},
 };
-use crate::ExecutionConfig;
+use crate::{ExecutionConfig, config::LEAST_MEMORY};
 
 /// The greatest number of characters of a case's name.
 const MAX_NAME: usize = 64;

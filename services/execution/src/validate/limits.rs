@@ -6,16 +6,10 @@ use runmesh_events::{from_duration, to_duration};
 use runmesh_proto::execution::{ExecutionSpec, Limits, Runtime};
 use runmesh_rpc::Violation;
 
-use crate::{ExecutionConfig, LimitsConfig};
-
-/// The least that a run can be given: a process with nothing in it takes as much memory; a page is the least of a file;
-/// below ten thousandths of a core the kernel's scheduler has no quota.
-pub(super) const LEAST_MEMORY: i64 = 4 << 20;
-const LEAST_FILE: i64 = PAGE;
-const LEAST_CPU: i64 = 10;
-
-/// What a file takes is a multiple of this.
-const PAGE: i64 = 4_096;
+use crate::{
+    ExecutionConfig, LimitsConfig,
+    config::{LEAST_CPU, LEAST_FILE, LEAST_MEMORY, PAGE},
+};
 
 /// What script and files take where they are placed: memory, and space of the working folder.
 pub(super) fn placed(spec: &ExecutionSpec) -> i64 {

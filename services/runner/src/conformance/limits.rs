@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Harness, assert_exited, bash, finish, limited, run, spec};
-use crate::{Ending, Level, Limit, RunSpec, SandboxError};
+use crate::{Ending, Level, Limit, Limits, RunSpec, SandboxError, SourceFile};
 
 const MIB: u64 = 1 << 20;
 
@@ -79,4 +79,25 @@ pub async fn the_verdict_names_the_limit_that_was_reached<H: Harness>() {
         assert!(matches!(ending, Ending::ProcessLimit { .. } | Ending::Exited(1)), "{ending:?}");
     }
     assert_exited(&run(&harness, bash("exit 0")).await, 0);
+}
+
+/// Files that alone are more than a limit are that limit's fault, and not the sandbox's.
+pub async fn files_without_room_are_told_by_the_limit<H: Harness>() {
+    let harness = H::new().await;
+    let large = |change: fn(&mut Limits)| {
+        let mut spec = limited(bash("true"), change);
+        spec.files.push(SourceFile { path: "large".to_owned(), content: vec![1; 24 << 20].into() });
+        spec
+    };
+    let disk = large(|limits| limits.disk_bytes = Some(8 * MIB));
+    if level(&harness, &disk, Limit::Disk) == Level::Full {
+        let error = harness.sandbox().start(disk).await.unwrap_err();
+        assert!(matches!(error, SandboxError::NoRoom { limit: Limit::Disk }), "{error}");
+    }
+    let memory = large(|limits| limits.memory_bytes = Some(16 * MIB));
+    // Where memory counts the files too.
+    if level(&harness, &memory, Limit::Disk) == Level::Full && level(&harness, &memory, Limit::Memory) == Level::Full {
+        let error = harness.sandbox().start(memory).await.unwrap_err();
+        assert!(matches!(error, SandboxError::NoRoom { limit: Limit::Memory }), "{error}");
+    }
 }

@@ -57,6 +57,20 @@ pub enum SandboxError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// The script's files alone need more than this limit.
+    #[error("its files don't fit into limits.{}", limit.as_str())]
+    NoRoom {
+        /// The limit.
+        limit: super::Limit,
+    },
+    /// The sandbox was lost while the script was started. It may have run already.
+    #[error("the sandbox was lost at the start of the script: {step}: {source}")]
+    Lost {
+        /// What the node was doing.
+        step: String,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// The operating system refused a step.
     #[error("could not {action} {}: {source}", path.display())]
     Io {
@@ -80,7 +94,8 @@ impl SandboxError {
 
     /// Whether the request is at fault, so that no other machine would run it either.
     pub fn is_invalid_request(&self) -> bool {
-        matches!(self, SandboxError::InvalidPath { .. } | SandboxError::InvalidSpec { .. })
+        use SandboxError::{InvalidPath, InvalidSpec, NoRoom};
+        matches!(self, InvalidPath { .. } | InvalidSpec { .. } | NoRoom { .. })
     }
 }
 

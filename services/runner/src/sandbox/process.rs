@@ -48,6 +48,7 @@ pub use launcher::HelperCommand;
 
 use cgroup::Cgroups;
 use launcher::Launcher;
+use order::Queues;
 use pool::Pool;
 use prepared::Prepared;
 use receipt::Held;
@@ -167,6 +168,7 @@ struct Shared {
     /// Why not.
     no_network: String,
     running: Arc<Running>,
+    queues: Arc<Queues>,
     made: AtomicU64,
 }
 
@@ -270,7 +272,7 @@ impl Sandbox for ProcessSandbox {
             receipt: held.lines.clone(),
         };
         let (run, side) = Run::new(started, self.shared.config.chunk_buffer);
-        let supervisor = Supervisor::new(Arc::clone(&self.shared), spec, held, launched, name, side)?;
+        let supervisor = Supervisor::new(Arc::clone(&self.shared), spec, held, launched, name, side);
         tokio::spawn(supervisor.run());
         Ok(run)
     }

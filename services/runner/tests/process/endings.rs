@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use runmesh_runner::{Ending, Limits, RunSpec, SourceFile};
 
 use crate::harness::{
-    Harness, assert_exited, bash, finish, finish_rest, group_is_alive, is_alive, mark, marked, next_text, spec, until,
+    Harness, assert_exited, bash, finish, finish_rest, group_is_alive, is_alive, limited, mark, marked, next_text, spec,
+    until,
 };
 
 fn within(wall_time: Duration, script: &str) -> RunSpec {
@@ -72,7 +73,7 @@ async fn what_a_child_writes_just_after_the_end_is_delivered() {
 async fn a_child_that_left_the_group_and_floods_the_pipe_does_not_hold_the_run() {
     let harness = Harness::new();
     let script = "setsid bash -c 'echo $$ > escaped; exec yes' & while [ ! -s escaped ]; do :; done; cat escaped >&2";
-    let spec = bash(script);
+    let spec = limited(bash(script), |limits| limits.output_bytes = 1 << 40);
     let mark = mark(&spec);
     let finished = harness.run(spec).await;
     assert_exited(&finished, 0);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use runmesh_runner::{Ending, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
+use runmesh_runner::{Ending, HelperCommand, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
 
 use crate::harness::{
     Harness, assert_exited, bash, finish, group_is_alive, helper, is_alive, limited, next_text, parent, spec, until,
@@ -55,7 +55,13 @@ async fn no_descriptor_is_inherited() {
 
 #[tokio::test]
 async fn the_signals_are_as_a_program_expects_them() {
-    let finished = Harness::new().run(spec(&["/bin/cat", "/proc/self/status"])).await;
+    // Under nohup, say, the node ignores one.
+    let harness = Harness::with(|config| {
+        let HelperCommand { program, arguments } = std::mem::replace(&mut config.helper, HelperCommand::default());
+        let arguments = ["--ignore-signal=HUP".into(), program.into()].into_iter().chain(arguments).collect();
+        config.helper = HelperCommand { program: "/usr/bin/env".into(), arguments };
+    });
+    let finished = harness.run(spec(&["/bin/cat", "/proc/self/status"])).await;
     let status = String::from_utf8(finished.stdout).unwrap();
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();

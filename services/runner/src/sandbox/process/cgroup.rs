@@ -3,8 +3,11 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use super::wire::Entry;
 
 use rustix::process::{Pid, Signal};
 
@@ -196,13 +199,20 @@ impl Drop for Cgroups {
 }
 
 impl Cgroup {
-    /// The folder as a new process can be started in it, in version 2.
-    pub(super) fn entrance(&self) -> Option<fs::File> {
-        let folder = self.folders.each().first().copied().filter(|_| self.version == Version::Two)?;
-        fs::File::open(folder).ok()
+    /// How a new process gets in by itself, and with what.
+    pub(super) fn entrance(&self) -> io::Result<(Entry, Vec<OwnedFd>)> {
+        let folders = self.folders.each();
+        match (self.version, folders.first()) {
+            (Version::Two, Some(folder)) => Ok((Entry::Born, vec![fs::File::open(folder)?.into()])),
+            _ => {
+                let tasks = |folder: &&Path| fs::File::options().write(true).open(folder.join("tasks"));
+                let opened = folders.iter().map(|folder| tasks(folder).map(OwnedFd::from)).collect::<io::Result<_>>()?;
+                Ok((Entry::Joins, opened))
+            }
+        }
     }
 
-    /// Moves a process in. Slow (some ms) after a quiet time: the kernel waits for all processors.
+    /// Moves a process in. Slow (some ms) after a quiet time: the kernel waits for all processors. [`Self::entrance`] is not.
     pub(super) fn add(&self, pid: u32) -> io::Result<()> {
         for folder in self.folders.each() {
             fs::write(folder.join("cgroup.procs"), pid.to_string())?;

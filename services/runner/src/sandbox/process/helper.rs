@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{DumpableBehavior, Signal};
 
 use super::sys::{self, Namespaces, Side};
-use super::wire::{self, Capable, Fault, Isolation, Prepare, Setup, Step};
+use super::wire::{self, Capable, Entry, Fault, Isolation, Prepare, Setup, Step};
 use confine::Confinement;
 
 mod confine;
@@ -154,26 +154,28 @@ impl Helper {
 
     /// Makes a sandbox, and answers with its first process.
     fn prepare(&mut self, order: &Prepare, mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let cgroup = if descriptors.len() > 1 { descriptors.pop() } else { None };
-        let Some(control) = descriptors.pop() else {
+        if descriptors.is_empty() {
             let fault = Fault { step: "an order without a socket".to_owned(), errno: libc::EBADF };
             return wire::send(node(), &Err::<u32, _>(fault), &[]);
-        };
+        }
+        let ways = descriptors.split_off(1);
+        let cgroup = ways.first().filter(|_| order.entry == Entry::Born);
         let namespaced = self.setup.isolation != Isolation::Plain;
         let namespaces = Namespaces {
             system: namespaced,
             network: namespaced && order.network,
             user: self.setup.isolation == Isolation::UserNamespace,
         };
-        match sys::clone(namespaces, cgroup.as_ref().map(AsFd::as_fd)) {
+        match sys::clone(namespaces, cgroup.map(AsFd::as_fd)) {
             Ok(Side::Parent { pid, handle }) => {
                 self.inits.insert(pid);
                 wire::send(node(), &Ok::<_, Fault>(pid), &[handle.as_fd()])
             }
             Ok(Side::Child) => {
-                drop(cgroup);
                 // A panic must not unwind into the helper's own loop, which this process has a copy of.
-                let work = std::panic::AssertUnwindSafe(|| init::run(&self.setup, &self.confinement, order, control));
+                let work = std::panic::AssertUnwindSafe(|| {
+                    init::run(&self.setup, &self.confinement, order, descriptors.remove(0), ways);
+                });
                 std::panic::catch_unwind(work).ok();
                 sys::exit_now(0);
             }

@@ -66,20 +66,15 @@ impl Launcher {
         &self.capable
     }
 
-    /// Has a sandbox made. Returns the id of its first process, and a handle to it.
-    pub(super) fn prepare(
-        &self,
-        order: &Prepare,
-        control: BorrowedFd<'_>,
-        cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<(u32, OwnedFd), SandboxError> {
+    /// Has a sandbox made, with these descriptors beside the order. Returns the id of its first process, and a handle to it.
+    pub(super) fn prepare(&self, order: &Prepare, beside: &[BorrowedFd<'_>]) -> Result<(u32, OwnedFd), SandboxError> {
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         for last in [false, true] {
             let connection = match &mut *slot {
                 Some(connection) => connection,
                 empty => empty.insert(Connection::open(&self.command, &self.setup)?.0),
             };
-            match connection.prepare(order, control, cgroup) {
+            match connection.prepare(order, beside) {
                 Ok(answer) => return answer.map_err(SandboxError::from),
                 // It is well, and so are the scripts that run: the kernel refused this one message.
                 Err(source) if !is_gone(&source) => {
@@ -134,12 +129,10 @@ impl Connection {
     fn prepare(
         &mut self,
         order: &Prepare,
-        control: BorrowedFd<'_>,
-        cgroup: Option<BorrowedFd<'_>>,
+        beside: &[BorrowedFd<'_>],
     ) -> io::Result<Result<(u32, OwnedFd), Fault>> {
-        let descriptors: Vec<BorrowedFd<'_>> = [control].into_iter().chain(cgroup).collect();
         let socket = self.socket()?.as_fd();
-        wire::send(socket, order, &descriptors)?;
+        wire::send(socket, order, beside)?;
         match wire::receive::<Result<u32, Fault>>(socket)? {
             Some((Ok(pid), mut handles)) => {
                 let handle = handles.pop().ok_or_else(|| io::Error::other("an answer without a handle"))?;

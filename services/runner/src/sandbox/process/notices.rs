@@ -13,6 +13,7 @@ use super::wire::Notice;
 const LARGEST: usize = 64 << 10;
 
 /// The notices of one sandbox.
+#[derive(Debug)]
 pub(super) struct Notices {
     socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,

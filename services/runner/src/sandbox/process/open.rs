@@ -103,6 +103,7 @@ fn attempt(
         network: isolation != Isolation::Plain,
         no_network: String::new(),
         running: Arc::default(),
+        queues: Arc::default(),
         made: AtomicU64::new(0),
     };
     let error = match Prepared::make(&shared) {

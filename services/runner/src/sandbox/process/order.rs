@@ -4,6 +4,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::fs::inotify;
@@ -20,11 +21,35 @@ const AT_ONCE: usize = 256;
 
 const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
 
+/// Queues for notes that nobody uses at the moment, kept because to close one takes the kernel some 20 ms.
+#[derive(Debug, Default)]
+pub(super) struct Queues(Mutex<Vec<OwnedFd>>);
+
+/// How many of them are kept.
+const KEPT: usize = 32;
+
+impl Queues {
+    fn take(&self) -> Option<OwnedFd> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.or_else(|| inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok())
+    }
+
+    /// Takes one back, or closes it.
+    fn put(&self, queue: OwnedFd) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT {
+            kept.push(queue);
+        }
+    }
+}
+
 /// The notes about two pipes, and what was read of them and is not yet in order.
 #[derive(Debug)]
 pub(super) struct WriteOrder {
-    notes: OwnedFd,
-    watches: [i32; 2],
+    queues: Arc<Queues>,
+    /// `None`: given back.
+    notes: Option<OwnedFd>,
+    watches: Vec<i32>,
     pub(super) turns: Turns,
     held_since: Option<Instant>,
 }
@@ -32,20 +57,23 @@ pub(super) struct WriteOrder {
 impl WriteOrder {
     /// Begins to take notes about the reading ends of standard output and standard error. `None`: the kernel does not
     /// want to (a user has 128 such queues by default); then the order is that of the reading.
-    pub(super) fn of(pipes: [&OwnedFd; 2]) -> Option<WriteOrder> {
-        let notes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
-        let watch = |pipe: &OwnedFd| {
+    pub(super) fn of(queues: &Arc<Queues>, pipes: [&OwnedFd; 2]) -> Option<WriteOrder> {
+        let queues = Arc::clone(queues);
+        let notes = Some(queues.take()?);
+        let mut order = WriteOrder { queues, notes, watches: Vec::new(), turns: Turns::default(), held_since: None };
+        for pipe in pipes {
             let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
-            inotify::add_watch(&notes, path, inotify::WatchFlags::MODIFY).ok()
-        };
-        let watches = [watch(pipes[0])?, watch(pipes[1])?];
-        Some(WriteOrder { notes, watches, turns: Turns::default(), held_since: None })
+            let watch = inotify::add_watch(order.notes.as_ref()?, path, inotify::WatchFlags::MODIFY).ok()?;
+            order.watches.push(watch);
+        }
+        Some(order)
     }
 
     /// Reads the notes. `false`: there were none.
     pub(super) fn read(&mut self) -> bool {
+        let Some(notes) = &self.notes else { return false };
         let mut buffer = [MaybeUninit::uninit(); AT_ONCE * size_of::<libc::inotify_event>()];
-        let mut reader = inotify::Reader::new(&self.notes, &mut buffer);
+        let mut reader = inotify::Reader::new(notes, &mut buffer);
         let mut count = 0;
         loop {
             match reader.next().map(|note| note.wd()) {
@@ -78,5 +106,19 @@ impl WriteOrder {
     /// Since when output has been held whose order is not certain.
     pub(super) fn held_since(&self) -> Option<Instant> {
         self.held_since
+    }
+}
+
+impl Drop for WriteOrder {
+    fn drop(&mut self) {
+        if let Some(notes) = &self.notes {
+            // The watch of a pipe that is gone is gone too.
+            self.watches.iter().for_each(|watch| inotify::remove_watch(notes, *watch).unwrap_or_default());
+        }
+        // The next user has other watches; what is left of these would only be in the way.
+        while self.read() {}
+        if let Some(notes) = self.notes.take() {
+            self.queues.put(notes);
+        }
     }
 }

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 
 /// A pipe from the script.
+#[derive(Debug)]
 pub(super) struct Source {
     pipe: Option<pipe::Receiver>,
     /// How much more is read of a pipe that someone holds open after the end.
@@ -15,6 +16,7 @@ pub(super) struct Source {
 }
 
 /// The pipe to the script's standard input, and what is still to be written to it.
+#[derive(Debug)]
 pub(super) struct Feed {
     pipe: Option<pipe::Sender>,
     data: Bytes,

@@ -12,7 +12,7 @@ use super::Shared;
 use super::cgroup::Cgroup;
 use super::users::User;
 use super::warm::Warmed;
-use super::wire::{self, Beside, Isolation, Notice, Prepare};
+use super::wire::{self, Beside, Entry, Isolation, Notice, Prepare};
 use crate::sandbox::SandboxError;
 
 /// How long a sandbox may take to be set up, and a program to be loaded.
@@ -64,25 +64,30 @@ impl Prepared {
             Ok(cgroups) => Some(cgroups.create(&shared.next_name()).map_err(failed("make a cgroup"))?),
             Err(_) => None,
         };
-        let entrance = cgroup.as_ref().and_then(Cgroup::entrance);
+        // Perhaps that way is closed: then it is moved.
+        let (entry, ways) = cgroup.as_ref().and_then(|cgroup| cgroup.entrance().ok()).unwrap_or((Entry::None, Vec::new()));
         let (control, theirs) = wire::pair().map_err(failed("make a socket"))?;
         set_socket_timeout(&control, Timeout::Recv, Some(PATIENCE))
             .and_then(|()| set_socket_passcred(&control, true))
             .map_err(|error| failed("make a socket")(error.into()))?;
-        let order = Prepare {
+        let order = |entry| Prepare {
+            entry,
             user: user.id,
             network: shared.network,
             disk_bytes: shared.config.disk_bytes,
             disk_files: shared.config.disk_files,
         };
-        let prepare = |entrance| shared.launcher.prepare(&order, theirs.as_fd(), entrance);
-        let (made, entered) = match prepare(entrance.as_ref().map(AsFd::as_fd)) {
+        let prepare = |entry, ways: &[OwnedFd]| {
+            let beside: Vec<_> = [&theirs].into_iter().chain(ways).map(AsFd::as_fd).collect();
+            shared.launcher.prepare(&order(entry), &beside)
+        };
+        let (made, entered) = match prepare(entry, &ways) {
             // Perhaps the helper may not start processes there: it has another user, or a filter knows no clone3.
-            Err(SandboxError::Setup { .. }) if entrance.is_some() => (prepare(None), false),
-            made => (made, entrance.is_some()),
+            Err(SandboxError::Setup { .. }) if entry == Entry::Born => (prepare(Entry::None, &[]), false),
+            made => (made, entry != Entry::None),
         };
         let (pid, handle) = made?;
-        drop(theirs);
+        drop((theirs, ways));
         let first = FirstProcess { pid, handle, control: Some(control), isolation, ended: false };
         let mut prepared = Prepared { first, cgroup, work: None, user, warmed: None, no_proc: String::new() };
         if let Some(cgroup) = prepared.cgroup.as_ref().filter(|_| !entered) {

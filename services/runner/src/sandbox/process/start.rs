@@ -8,19 +8,23 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::unix::AsyncFd;
 
-use super::cgroup::CgroupLimits;
+use super::cgroup::{Cgroup, CgroupLimits};
 use super::folder::{self, Folder};
+use super::notices::Notices;
 use super::order::WriteOrder;
+use super::pipes::{Feed, Source};
 use super::pool::Pool;
 use super::prepared::Prepared;
 use super::receipt::Held;
 use super::warm::{Target, Warmed};
 use super::wire::{self, Fault, Isolation, Notice, Order, Placed, ProcessLimits, Script};
-use super::{MARKER, Shared};
-use crate::sandbox::{RunSpec, SandboxError};
+use super::{MARKER, Shared, sys};
+use crate::sandbox::{Limit, RunSpec, SandboxError};
 
 /// The environment variable with the folder of the run, where it has one on this machine.
 pub(super) const FOLDER_MARKER: &str = "RUNMESH_RUN_FOLDER";
@@ -31,8 +35,7 @@ pub(super) struct Launched {
     // Dropped in this order: the processes end before their folder is removed.
     pub(super) sandbox: Prepared,
     pub(super) folder: Option<Folder>,
-    pub(super) streams: Streams,
-    pub(super) order: Option<WriteOrder>,
+    pub(super) watch: Watch,
     pub(super) main_process: Option<u32>,
     /// Whether its interpreter had been started before, and waited for it.
     pub(super) prepared: bool,
@@ -42,14 +45,38 @@ pub(super) struct Launched {
     pub(super) at: SystemTime,
 }
 
-/// The ends of the standard streams.
+/// The node's ends of the standard streams.
 #[derive(Debug)]
-pub(super) struct Streams {
-    pub(super) stdin: Option<OwnedFd>,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
-    /// Those of the script, unless a process has them already.
-    theirs: Option<[OwnedFd; 3]>,
+struct Streams {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+/// By what a script is watched. All of it is there before the script begins, which then can't be lost for want of a
+/// descriptor.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) exit: AsyncFd<OwnedFd>,
+    pub(super) notices: Notices,
+    pub(super) stdout: Source,
+    pub(super) stderr: Source,
+    pub(super) stdin: Feed,
+    pub(super) order: Option<WriteOrder>,
+}
+
+impl Watch {
+    fn new(shared: &Shared, sandbox: &Prepared, streams: Streams, stdin: Bytes) -> io::Result<Watch> {
+        Ok(Watch {
+            exit: sys::watch(sandbox.first.exit_handle()?)?,
+            notices: Notices::new(sandbox.first.control()?)?,
+            // Before the first write.
+            order: WriteOrder::of(&shared.queues, [&streams.stdout, &streams.stderr]),
+            stdout: Source::new(streams.stdout)?,
+            stderr: Source::new(streams.stderr)?,
+            stdin: Feed::new(streams.stdin, stdin)?,
+        })
+    }
 }
 
 /// The names of the runs of a node.
@@ -80,7 +107,7 @@ impl Drop for RunningName {
     }
 }
 
-/// Starts the script. Blocks until its program has been loaded.
+/// Starts the script. Blocks until its program has been loaded. Must be called where the current runtime can be found.
 pub(super) fn launch(shared: &Shared, pool: &Pool, spec: &RunSpec, held: &Held) -> Result<Launched, SandboxError> {
     let program = check(spec)?;
     let mut target = Target::of(shared, spec, held);
@@ -148,41 +175,63 @@ fn attempt(
     let mut main_process = warmed.as_ref().and_then(|warmed| warmed.main_process);
     let prepared = warmed.is_some();
     let has_input = !spec.stdin.is_empty();
-    let (mut streams, sent) = match warmed {
+    // The script's ends of its streams, unless a process has them already.
+    let (streams, theirs, sent) = match warmed {
         Some(warmed) => {
             let stdin = has_input.then_some(warmed.stdin);
-            let streams = Streams { stdin, stdout: warmed.stdout, stderr: warmed.stderr, theirs: None };
-            (streams, Order::Wake { script, has_input })
+            let streams = Streams { stdin, stdout: warmed.stdout, stderr: warmed.stderr };
+            (streams, None, Order::Wake { script, has_input })
         }
-        None => (pipes(shared, &sandbox, has_input)?, Order::Run(script)),
+        None => {
+            let (streams, theirs) = pipes(shared, &sandbox, has_input)?;
+            (streams, Some(theirs), Order::Run(script))
+        }
     };
-    // Before the first write.
-    let order = WriteOrder::of([&streams.stdout, &streams.stderr]);
+    let watch = Watch::new(shared, &sandbox, streams, spec.stdin.clone()).map_err(failed("watch the script"))?;
     let (began, at) = (Instant::now(), SystemTime::now());
     let hand_over = || -> io::Result<()> {
         let control = sandbox.first.control()?;
-        let descriptors: Vec<_> = streams.theirs.iter().flatten().map(|end| end.as_fd()).collect();
+        let descriptors: Vec<_> = theirs.iter().flatten().map(|end| end.as_fd()).collect();
         wire::send(control, &sent, &descriptors)?;
         spec.files.iter().try_for_each(|file| wire::send_bytes(control, &file.content))
     };
-    hand_over().map_err(failed("hand the script to its sandbox"))?;
-    streams.theirs = None;
+    let handed_over = hand_over().map_err(failed("hand the script to its sandbox"));
+    handed_over.map_err(|error| gone(&sandbox, false, error))?;
+    drop(theirs);
+    // From here on it may run, whether that is told or not. One that waited does not tell by itself.
+    let mut may_run = prepared;
     loop {
-        match sandbox.first.receive()? {
-            (Notice::Here, beside) => main_process = beside.sender,
+        match sandbox.first.receive().map_err(|error| gone(&sandbox, may_run, error))? {
+            (Notice::Here, beside) => {
+                main_process = beside.sender;
+                may_run = true;
+            }
             (Notice::Started, _) => break,
             (Notice::NotStarted(fault), _) => return Err(start_error(Path::new(program), &fault).into()),
             (Notice::NotWoken(fault), _) => return Err(Failure::NotWoken(fault)),
             (other, _) => {
-                return Err(failed("start the script")(io::Error::other(format!("{other:?} came instead"))).into());
+                let error = io::Error::other(format!("{other:?} came instead"));
+                return Err(gone(&sandbox, may_run, failed("start the script")(error)).into());
             }
         }
     }
-    Ok(Launched { sandbox, folder, streams, order, main_process, prepared, cpu_before, began, at })
+    Ok(Launched { sandbox, folder, watch, main_process, prepared, cpu_before, began, at })
 }
 
-/// New pipes for the standard streams. Without input, standard input is /dev/null.
-fn pipes(shared: &Shared, sandbox: &Prepared, has_input: bool) -> Result<Streams, SandboxError> {
+/// What it means that a sandbox no longer answers.
+fn gone(sandbox: &Prepared, may_run: bool, error: SandboxError) -> SandboxError {
+    let evidence = sandbox.cgroup.as_ref().map(Cgroup::evidence).unwrap_or_default();
+    if evidence.oom_kills.is_some_and(|kills| kills > 0) {
+        return SandboxError::NoRoom { limit: Limit::Memory };
+    }
+    match error {
+        SandboxError::Setup { step, source } if may_run => SandboxError::Lost { step, source },
+        other => other,
+    }
+}
+
+/// New pipes for the standard streams, and the script's ends of them. Without input, standard input is /dev/null.
+fn pipes(shared: &Shared, sandbox: &Prepared, has_input: bool) -> Result<(Streams, [OwnedFd; 3]), SandboxError> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed("make a pipe")(error.into()));
     let (stdin, theirs_in) = if has_input {
         let (reading, writing) = pipe()?;
@@ -194,7 +243,7 @@ fn pipes(shared: &Shared, sandbox: &Prepared, has_input: bool) -> Result<Streams
     };
     let ((stdout, theirs_out), (stderr, theirs_err)) = (pipe()?, pipe()?);
     hand_over_pipes(shared, sandbox, [&theirs_out, &theirs_err])?;
-    Ok(Streams { stdin, stdout, stderr, theirs: Some([theirs_in, theirs_out, theirs_err]) })
+    Ok((Streams { stdin, stdout, stderr }, [theirs_in, theirs_out, theirs_err]))
 }
 
 /// Gives pipes to the user that the script is, so that it can open them by name, such as /dev/stdout.
@@ -319,9 +368,7 @@ fn start_error(program: &Path, fault: &Fault) -> SandboxError {
             SandboxError::InvalidSpec { field: "args", reason: "and environment together are too long" }
         }
         ("load the program", _) => SandboxError::io("start", program)(error),
-        (step, Some(libc::ENOSPC)) if step.starts_with("write the file") => {
-            SandboxError::InvalidSpec { field: "files", reason: "don't fit into limits.disk_bytes" }
-        }
+        (step, Some(libc::ENOSPC)) if step.starts_with("write the file") => SandboxError::NoRoom { limit: Limit::Disk },
         _ => SandboxError::Setup { step: fault.step.clone(), source: error },
     }
 }

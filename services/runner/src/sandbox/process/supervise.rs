@@ -16,10 +16,10 @@ use super::order::WriteOrder;
 use super::pipes::{Feed, Source};
 use super::prepared::Prepared;
 use super::receipt::Held;
-use super::start::{Launched, RunningName};
+use super::start::{Launched, RunningName, Watch};
 use super::wire::{self, Ended, Notice, Order};
-use super::{Shared, blocking, collect, leftovers, sys};
-use crate::sandbox::{Demand, Ending, Outcome, OutputStream, RunSide, RunSpec, SandboxError, SourceFile};
+use super::{Shared, blocking, collect, leftovers};
+use crate::sandbox::{Demand, Ending, Outcome, OutputStream, RunSide, RunSpec, SourceFile};
 
 mod output;
 mod usage;
@@ -96,19 +96,17 @@ impl Supervisor {
         launched: Launched,
         name: RunningName,
         side: RunSide,
-    ) -> Result<Supervisor, SandboxError> {
-        let Launched { sandbox, folder, streams, order, main_process, cpu_before, began, .. } = launched;
-        let failed = |source: io::Error| SandboxError::Setup { step: "watch the script".to_owned(), source };
-        let exit = sandbox.first.exit_handle().and_then(sys::watch).map_err(failed)?;
-        let notices = sandbox.first.control().and_then(Notices::new).map_err(failed)?;
+    ) -> Supervisor {
+        let Launched { sandbox, folder, watch, main_process, cpu_before, began, .. } = launched;
+        let Watch { exit, notices, stdout, stderr, stdin, order } = watch;
         let config = &shared.config;
-        Ok(Supervisor {
+        Supervisor {
             exit,
             notices,
-            stdout: Source::new(streams.stdout).map_err(failed)?,
-            stderr: Source::new(streams.stderr).map_err(failed)?,
+            stdout,
+            stderr,
             order,
-            stdin: Feed::new(streams.stdin, spec.stdin.clone()).map_err(failed)?,
+            stdin,
             output: Coalescer::new(config.coalesce, config.chunk_bytes, spec.limits.output_bytes),
             buffer: vec![0; config.chunk_bytes.max(1)],
             shared,
@@ -133,7 +131,7 @@ impl Supervisor {
             disk_was_full: false,
             look_at: began + LOOK_FIRST,
             look_pause: LOOK_FIRST,
-        })
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -154,7 +152,7 @@ impl Supervisor {
         tracing::debug!(execution_id = %self.spec.execution_id, ?ending, ?wall, "a script ended");
         let mut outcome = Outcome { ending, usage, receipt: self.held.lines, collected: Vec::new() };
 
-        let (mut sandbox, folder, name) = (self.sandbox, self.folder, self.name);
+        let (mut sandbox, folder, name, order) = (self.sandbox, self.folder, self.name, self.order);
         let RunSide { output, outcome: verdict, cleaned: announce, .. } = self.side;
         drop((output, self.notices));
         if let Some(limits) = self.spec.collect.filter(|_| outcome.ending == Ending::Exited(0)) {
@@ -177,7 +175,7 @@ impl Supervisor {
         verdict.send(outcome).ok();
         let (folders, main, execution_id) = (self.shared.folders.clone(), self.main_process, self.spec.execution_id);
         let cleaned = blocking(move || {
-            drop(sandbox);
+            drop((sandbox, order));
             // Without a namespace of its own, what escaped is found by its environment.
             if let Some(folder) = folder {
                 leftovers::kill(&folders, Some(folder.path()), main.unwrap_or(0));

@@ -155,8 +155,13 @@ pub(super) fn child_signals() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Blocks no signal any more, as a program expects it at its start.
-pub(super) fn allow_signals() -> io::Result<()> {
+/// Blocks and ignores no signal any more, as a program expects it at its start. Whoever started the node may have had it
+/// ignore some, which is inherited.
+pub(super) fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default is no function of this program's. Those that can't be changed are refused, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: the set is a live local, which sigemptyset initialises before the other reads it.
     let done = unsafe {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 /// The greatest message, in bytes.
 const LARGEST: usize = 64 << 20;
 /// The greatest number of descriptors beside a message.
-const MOST_DESCRIPTORS: usize = 4;
+const MOST_DESCRIPTORS: usize = 6;
 
 /// With what the helper isolates scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,14 +54,28 @@ pub(super) struct Capable {
     pub(super) no_seccomp: String,
 }
 
-/// Node to helper, with the sandbox's end of its control socket and, if it is to start in one, a cgroup (v2).
+/// Node to helper, with the sandbox's end of its control socket and then the descriptors of [`Entry`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Prepare {
+    pub(super) entry: Entry,
     /// The user and group id of the script, as the helper sees it.
     pub(super) user: u32,
     pub(super) network: bool,
     pub(super) disk_bytes: u64,
     pub(super) disk_files: u64,
+}
+
+/// How the first process gets into its cgroup. To be moved there by another takes some ms after a quiet time: the kernel
+/// waits for all processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Entry {
+    /// Not by itself.
+    None,
+    /// It is started there: the folder, of version 2, is beside the order.
+    Born,
+    /// It joins with its one thread: the files `tasks` of version 1 are beside the order. Who opened them decides whether
+    /// it may.
+    Joins,
 }
 
 /// Something failed on the other side.

@@ -14,7 +14,7 @@ use rustix::thread::CapabilitySet;
 
 use super::super::peak_rss;
 use super::super::sys::{self, Namespaces, Side};
-use super::super::wire::{self, Ended, Fault, Isolation, Notice, Order, Prepare, Script, Setup, Step};
+use super::super::wire::{self, Ended, Entry, Fault, Isolation, Notice, Order, Prepare, Script, Setup, Step};
 use super::confine::Confinement;
 use super::script::Birth;
 use super::{place, root, script};
@@ -50,8 +50,14 @@ struct Init<'a> {
 }
 
 /// Is the first process, until its sandbox is to end.
-pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, control: OwnedFd) {
-    let children = match set_up(setup) {
+pub(super) fn run(
+    setup: &Setup,
+    confinement: &Confinement,
+    order: &Prepare,
+    control: OwnedFd,
+    cgroup: Vec<OwnedFd>,
+) {
+    let children = match enter(order, cgroup).and_then(|()| set_up(setup)) {
         Ok(children) => children,
         Err(fault) => {
             wire::send(&control, &Notice::Failed(fault), &[]).ok();
@@ -90,6 +96,12 @@ pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, con
         }
     }
     init.kill();
+}
+
+/// Enters its cgroup, if it was not started there.
+fn enter(order: &Prepare, cgroup: Vec<OwnedFd>) -> Result<(), Fault> {
+    let tasks = if order.entry == Entry::Joins { cgroup } else { Vec::new() };
+    tasks.iter().try_for_each(|file| rustix::io::write(file, b"0").map(drop).step("enter its cgroup"))
 }
 
 /// Lets go of what is the helper's.

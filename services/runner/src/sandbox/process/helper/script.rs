@@ -49,7 +49,7 @@ fn try_become(birth: Birth<'_>) -> Result<std::convert::Infallible, Fault> {
     };
     // The kernel tells the node who this is.
     wire::send(control, &Notice::Here, &[]).step("tell the node")?;
-    sys::allow_signals().step("allow signals")?;
+    sys::reset_signals().step("reset signals")?;
     rustix::process::setsid().step("start a session")?;
     rustix::stdio::dup2_stdin(stdin).step("connect standard input")?;
     rustix::stdio::dup2_stdout(stdout).step("connect standard output")?;
@@ -133,6 +133,9 @@ pub(super) fn limit(process: Option<Pid>, limits: &ProcessLimits) -> Result<(), 
         prlimit(process, resource, limit).map(drop).step(format!("set the limit {name}"))
     };
     set(Resource::Core, exactly(0), "RLIMIT_CORE")?;
+    // Whatever this process may do, a script does not take processors from others.
+    set(Resource::Rtprio, exactly(0), "RLIMIT_RTPRIO")?;
+    set(Resource::Nice, exactly(0), "RLIMIT_NICE")?;
     set(Resource::Nofile, exactly(limits.open_files), "RLIMIT_NOFILE")?;
     if let Some(bytes) = limits.file_bytes {
         set(Resource::Fsize, exactly(bytes), "RLIMIT_FSIZE")?;
