@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use runmesh_runner::{Ending, Limits, RunSpec, SourceFile};
 
 use crate::harness::{
-    Harness, assert_exited, bash, finish, finish_rest, group_is_alive, is_alive, limited, mark, marked, next_text, spec,
-    until,
+    Harness, assert_exited, bash, finish, finish_rest, group_is_alive, is_alive, limited, mark, marked, next_text,
+    spec, until,
 };
 
 fn within(wall_time: Duration, script: &str) -> RunSpec {

@@ -206,7 +206,8 @@ impl Cgroup {
             (Version::Two, Some(folder)) => Ok((Entry::Born, vec![fs::File::open(folder)?.into()])),
             _ => {
                 let tasks = |folder: &&Path| fs::File::options().write(true).open(folder.join("tasks"));
-                let opened = folders.iter().map(|folder| tasks(folder).map(OwnedFd::from)).collect::<io::Result<_>>()?;
+                let opened =
+                    folders.iter().map(|folder| tasks(folder).map(OwnedFd::from)).collect::<io::Result<_>>()?;
                 Ok((Entry::Joins, opened))
             }
         }

@@ -126,11 +126,7 @@ impl Connection {
         self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    fn prepare(
-        &mut self,
-        order: &Prepare,
-        beside: &[BorrowedFd<'_>],
-    ) -> io::Result<Result<(u32, OwnedFd), Fault>> {
+    fn prepare(&mut self, order: &Prepare, beside: &[BorrowedFd<'_>]) -> io::Result<Result<(u32, OwnedFd), Fault>> {
         let socket = self.socket()?.as_fd();
         wire::send(socket, order, beside)?;
         match wire::receive::<Result<u32, Fault>>(socket)? {

@@ -65,7 +65,8 @@ impl Prepared {
             Err(_) => None,
         };
         // Perhaps that way is closed: then it is moved.
-        let (entry, ways) = cgroup.as_ref().and_then(|cgroup| cgroup.entrance().ok()).unwrap_or((Entry::None, Vec::new()));
+        let (entry, ways) =
+            cgroup.as_ref().and_then(|cgroup| cgroup.entrance().ok()).unwrap_or((Entry::None, Vec::new()));
         let (control, theirs) = wire::pair().map_err(failed("make a socket"))?;
         set_socket_timeout(&control, Timeout::Recv, Some(PATIENCE))
             .and_then(|()| set_socket_passcred(&control, true))

@@ -50,13 +50,7 @@ struct Init<'a> {
 }
 
 /// Is the first process, until its sandbox is to end.
-pub(super) fn run(
-    setup: &Setup,
-    confinement: &Confinement,
-    order: &Prepare,
-    control: OwnedFd,
-    cgroup: Vec<OwnedFd>,
-) {
+pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, control: OwnedFd, cgroup: Vec<OwnedFd>) {
     let children = match enter(order, cgroup).and_then(|()| set_up(setup)) {
         Ok(children) => children,
         Err(fault) => {
