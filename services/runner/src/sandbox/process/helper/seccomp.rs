@@ -11,6 +11,7 @@ use seccompiler::{
 use calls::{ALWAYS, ISOLATED, SCHEDULING, legacy};
 
 mod calls;
+mod index;
 
 /// Namespaces that `clone` could make.
 const NAMESPACES: i32 = libc::CLONE_NEWNS
@@ -85,11 +86,16 @@ pub(super) fn filters(apart: Apart) -> Result<Vec<BpfProgram>, BackendError> {
     );
     // Not into a terminal that someone else reads.
     allowed.insert(libc::SYS_ioctl, vec![rule(&[not_equal(1, libc::TIOCSTI)?, not_equal(1, libc::TIOCLINUX)?])?]);
-    let list = SeccompFilter::new(allowed, errno(libc::EPERM), SeccompAction::Allow, arch)?;
+    let (always, by_arguments): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        allowed.into_iter().partition(|(_, rules)| rules.is_empty());
+    let list: BpfProgram =
+        SeccompFilter::new(by_arguments, errno(libc::EPERM), SeccompAction::Allow, arch)?.try_into()?;
+    let always = always.into_keys().filter_map(|call| u32::try_from(call).ok()).collect();
+    let list = index::in_front(&always, arch, list).ok_or(BackendError::FilterTooLarge(always.len()))?;
     let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
     let absent = SeccompFilter::new(absent, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
     // Of two errors the one of the filter that was installed last is returned.
-    Ok(vec![list.try_into()?, absent.try_into()?])
+    Ok(vec![list, absent.try_into()?])
 }
 
 /// Of the internet's sockets only TCP and UDP, and only where they lead nowhere. Elsewhere a script gets no local ones
@@ -133,4 +139,36 @@ fn equal(argument: u8, value: i32) -> Result<SeccompCondition, BackendError> {
 
 fn not_equal(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
+    const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_list_is_what_is_allowed_and_nothing_else() {
+        const ARCH: u32 = 0xc000_003e;
+        let both = [true, false].map(|namespaces| {
+            let filters = filters(Apart { namespaces, network: namespaces }).unwrap();
+            let ask = move |call: i64, arguments: [u64; 6]| {
+                index::tests::ask(&filters[0], ARCH, u32::try_from(call).unwrap(), arguments).0
+            };
+            for call in ALWAYS.iter().chain(legacy::ALWAYS) {
+                assert_eq!(ask(*call, [u64::MAX; 6]), ALLOWED, "{call}");
+            }
+            for call in [libc::SYS_mount, libc::SYS_ptrace, libc::SYS_bpf, libc::SYS_keyctl, libc::SYS_unshare, 999] {
+                assert_eq!(ask(call, [0; 6]), REFUSED, "{call}");
+            }
+            let threads = (libc::CLONE_VM | libc::CLONE_THREAD).unsigned_abs().into();
+            assert_eq!(ask(libc::SYS_clone, [threads, 0, 0, 0, 0, 0]), ALLOWED);
+            assert_eq!(ask(libc::SYS_clone, [libc::CLONE_NEWUSER.unsigned_abs().into(), 0, 0, 0, 0, 0]), REFUSED);
+            ISOLATED.iter().map(|call| ask(*call, [0; 6])).collect::<Vec<_>>()
+        });
+        assert!(both[0].iter().all(|answer| *answer == ALLOWED), "{both:?}");
+        assert!(both[1].iter().all(|answer| *answer == REFUSED), "{both:?}");
+    }
 }
