@@ -63,6 +63,8 @@ pub(crate) fn to_request(
         compile,
         cases: spec.cases,
         case_options: spec.case_options,
+        on_runner_loss: spec.on_runner_loss,
+        maximum_retries: spec.maximum_retries,
         ..ExecutionRequested::default()
     }
 }
@@ -117,5 +119,7 @@ pub(crate) fn of_request(request: &ExecutionRequested) -> ExecutionSpec {
         compile_limits,
         cases: request.cases.clone(),
         case_options: request.case_options,
+        on_runner_loss: request.on_runner_loss,
+        maximum_retries: request.maximum_retries,
     }
 }

@@ -6,12 +6,16 @@ mod limits;
 use std::collections::BTreeSet;
 
 use runmesh_proto::{
-    event::QueuePriority,
+    event::{QueuePriority, RunnerLoss},
     execution::{ExecutionSpec, Runtime},
 };
 use runmesh_rpc::Violation;
 
 use crate::{ExecutionConfig, error::ExecutionError, service::Runtimes};
+
+/// How often an execution is run again after the loss of a runner, if nothing else is asked for, and at most.
+const DEFAULT_RETRIES: i32 = 3;
+const MOST_RETRIES: i32 = 10;
 
 /// The greatest number of arguments, environment variables or labels.
 const MAX_ENTRIES: usize = 128;
@@ -44,6 +48,7 @@ pub(crate) fn spec(
         Ok(_) => {}
         Err(_) => violations.push(Violation::new("spec.priority", "is not a priority that is known here")),
     }
+    runner_loss(&mut spec, &mut violations);
     match runtime {
         Some(runtime) if violations.is_empty() => {
             // A language may have been named by an alias.
@@ -83,6 +88,28 @@ fn runtime(spec: &ExecutionSpec, runtimes: &dyn Runtimes, violations: &mut Vec<V
         ));
     }
     None
+}
+
+fn runner_loss(spec: &mut ExecutionSpec, violations: &mut Vec<Violation>) {
+    let Ok(choice) = RunnerLoss::try_from(spec.on_runner_loss) else {
+        return violations.push(Violation::new("spec.on_runner_loss", "is not a choice that is known here"));
+    };
+    let retries = spec.maximum_retries;
+    match choice {
+        RunnerLoss::Unspecified | RunnerLoss::Fail => {
+            spec.set_on_runner_loss(RunnerLoss::Fail);
+            if retries != 0 {
+                let words = format!("is {retries}, but spec.on_runner_loss is not RUNNER_LOSS_RETRY");
+                violations.push(Violation::new("spec.maximum_retries", words));
+            }
+        }
+        RunnerLoss::Retry if retries == 0 => spec.maximum_retries = DEFAULT_RETRIES,
+        RunnerLoss::Retry if (1..=MOST_RETRIES).contains(&retries) => {}
+        RunnerLoss::Retry => {
+            let words = format!("is {retries}; it has to be 1 to {MOST_RETRIES}");
+            violations.push(Violation::new("spec.maximum_retries", words));
+        }
+    }
 }
 
 fn sources(spec: &ExecutionSpec, runtime: Option<&Runtime>, config: &ExecutionConfig, violations: &mut Vec<Violation>) {

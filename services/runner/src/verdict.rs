@@ -121,6 +121,7 @@ impl Ended<'_> {
             exit_code: NO_EXIT_CODE,
             reason: Some(reason.to_owned()),
             message: None,
+            lost_attempt: 0,
         }
         .into()
     }
@@ -206,7 +207,8 @@ pub(crate) fn with_pod(execution_id: &str, pod_name: &str, last: Payload) -> Vec
         other => {
             let cancelled = matches!(other, Payload::ExecutionCancelled(_));
             let reason = Some(if cancelled { "cancelled" } else { "timeout" }.to_owned());
-            PodTerminated { execution_id, pod_name, exit_code: NO_EXIT_CODE, reason, message: None }.into()
+            PodTerminated { execution_id, pod_name, exit_code: NO_EXIT_CODE, reason, message: None, lost_attempt: 0 }
+                .into()
         }
     };
     vec![pod, last]

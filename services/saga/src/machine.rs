@@ -198,6 +198,7 @@ fn allocate(request: &ExecutionRequested) -> AllocateResourcesCommand {
         execution_id: request.execution_id.clone(),
         cpu_request: request.cpu_request.clone(),
         memory_request: request.memory_request.clone(),
+        attempt: 1,
     }
 }
 
@@ -206,6 +207,7 @@ fn release(request: &ExecutionRequested) -> ReleaseResourcesCommand {
         execution_id: request.execution_id.clone(),
         cpu_request: request.cpu_request.clone(),
         memory_request: request.memory_request.clone(),
+        attempt: 1,
     }
 }
 
@@ -226,6 +228,8 @@ fn run(request: &ExecutionRequested, saga_id: String) -> CreatePodCommand {
         cpu_request: request.cpu_request.clone(),
         memory_request: request.memory_request.clone(),
         priority: request.priority,
+        runner: String::new(),
+        attempt: 1,
     }
 }
 

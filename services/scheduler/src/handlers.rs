@@ -208,6 +208,8 @@ impl Inner {
                 queue_position: 0,
                 estimated_wait: None,
                 priority: log.priority as i32,
+                runner: String::new(),
+                attempt: 1,
             })
         };
         if self.append_to_open(execution_id, ordinal::ACCEPTED, trace, accepted).await? {
@@ -225,6 +227,7 @@ impl Inner {
                 execution_id: execution_id.to_owned(),
                 position_in_queue: i32::try_from(place).ok(),
                 estimated_start_time: None,
+                attempt: 1,
             })
         };
         self.append_to_open(execution_id, ordinal::QUEUED, Some(trace), queued).await.map(drop)
