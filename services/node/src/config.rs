@@ -166,6 +166,10 @@ pub struct RunnerConfig {
     pub prepare: bool,
     /// What the sandbox is not to use, though the machine may have it.
     pub avoid: Avoid,
+    /// Bytes of memory of the largest execution that it takes. 0: the memory of the machine.
+    pub memory_bytes: u64,
+    /// Thousandths of a core of the largest execution that it takes. 0: any.
+    pub cpu_millis: u64,
 }
 
 /// The gateway.
@@ -268,6 +272,8 @@ impl Default for RunnerConfig {
             pool: 2,
             prepare: true,
             avoid: Avoid::default(),
+            memory_bytes: 0,
+            cpu_millis: 0,
         }
     }
 }
@@ -457,7 +463,7 @@ mod tests {
         let words = load(None, &[], &["execution.default_limits.memory=1"]).unwrap_err().to_string();
         assert!(words.contains("memory"), "{words}");
         let words = load(None, &[], &["execution.default_limits.memory_bytes=1"]).unwrap_err().to_string();
-        assert!(words.contains("default_limits has a memory_bytes of less than 4194304"), "{words}");
+        assert!(words.contains("memory_bytes of less than 4194304"), "{words}");
     }
 
     #[test]
@@ -524,7 +530,7 @@ mod tests {
         for (settings, words) in [
             (
                 vec!["services.saga=a:1"],
-                "\"saga\" is not a role with a gRPC service; one of: execution, results, event_log",
+                "\"saga\" is not a role with a gRPC service; one of: execution, scheduler, results, event_log",
             ),
             (vec!["services.results=a"], "services: \"a\""),
             (vec!["gateway.upstream=ftp://a:1"], "gateway.upstream"),

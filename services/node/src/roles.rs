@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use runmesh_proto::{
-    event_log::event_log_service_server, execution::execution_service_server, result::result_service_server,
+    event_log::event_log_service_server, execution::execution_service_server, queue::queue_service_server,
+    result::result_service_server,
 };
 
 /// One role.
@@ -11,7 +12,7 @@ use runmesh_proto::{
 pub enum Role {
     /// ExecutionService and its group.
     Execution,
-    /// The scheduler's group.
+    /// QueueService, and the scheduler's group.
     Scheduler,
     /// The saga's group.
     Saga,
@@ -65,7 +66,8 @@ impl Role {
             Self::Execution => &[execution_service_server::SERVICE_NAME],
             Self::Results => &[result_service_server::SERVICE_NAME],
             Self::EventLog => &[event_log_service_server::SERVICE_NAME],
-            Self::Scheduler | Self::Saga | Self::Runner | Self::Relay | Self::Gateway => &[],
+            Self::Scheduler => &[queue_service_server::SERVICE_NAME],
+            Self::Saga | Self::Runner | Self::Relay | Self::Gateway => &[],
         }
     }
 }
