@@ -68,6 +68,13 @@ impl ExecutionLog {
                     execution.set_state(ExecutionState::Running);
                 }
             }
+            Payload::PodTerminated(ended) if ended.lost_attempt > 0 && !self.terminal => {
+                // It is run again, from its beginning.
+                self.run_asked_for = false;
+                execution.set_state(ExecutionState::Queued);
+                (execution.started_at, execution.compile) = (None, None);
+                execution.receipt.clear();
+            }
             Payload::ExecutionCompleted(ended) => {
                 execution.set_state(ExecutionState::Completed);
                 // Of several cases there is none.
@@ -172,13 +179,14 @@ fn held(execution: &mut Execution, receipt: &[Enforcement]) {
 }
 
 /// The types that change what [`ExecutionLog`] says.
-pub const TYPES: [EventType; 15] = [
+pub const TYPES: [EventType; 16] = [
     EventType::ExecutionRequested,
     EventType::ExecutionQueued,
     EventType::ExecutionAccepted,
     EventType::CreatePodCommand,
     EventType::DeletePodCommand,
     EventType::ExecutionStarted,
+    EventType::PodTerminated,
     EventType::ExecutionCompleted,
     EventType::ExecutionFailed,
     EventType::ExecutionTimeout,

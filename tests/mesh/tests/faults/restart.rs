@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use runmesh_mesh_tests::{Mark, Mesh, Options, Stored, bash, eventually, is_terminal};
 use runmesh_proto::{
-    event::{ExecutionErrorType, event::Payload},
+    event::{ExecutionErrorType, RunnerLoss, event::Payload},
     execution::{ExecutionSpec, ExecutionState},
 };
 
@@ -134,5 +134,56 @@ async fn a_watch_that_a_crash_cut_resumes_where_it_was() -> anyhow::Result<()> {
     let client = mesh.client().await?;
     seen.messages.extend(client.watch(&execution_id, &cursor).await?.rest().await?.messages);
     assert_eq!(seen, client.follow(&execution_id).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_whose_runner_is_lost_is_run_again_as_often_as_it_asks_for() -> anyhow::Result<()> {
+    let mark = Mark::new("again");
+    let mut mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let spec = |script: &str, maximum_retries| ExecutionSpec {
+        environment: mark.environment(),
+        on_runner_loss: RunnerLoss::Retry as i32,
+        maximum_retries,
+        ..bash(script)
+    };
+    let again = client.launch(spec("sleep 4; echo done", 2)).await?;
+    let once = client.launch(spec("sleep 1000", 1)).await?;
+    for _ in 0..2 {
+        eventually("scripts that run", async || Ok((mark.processes().len() >= 2).then_some(()))).await?;
+        mesh.kill()?;
+        mesh.restart().await?;
+    }
+    let client = mesh.client().await?;
+    let transcript = client.follow(&again).await?;
+    ensure!(transcript.complete()?.state() == ExecutionState::Completed, "{:?}", transcript.complete()?);
+    let result = client.result(&again).await?;
+    ensure!(result.stdout == "done\n", "{:?}", result.stdout);
+    let end = client.follow(&once).await?.complete()?.clone();
+    ensure!(end.error_type() == ExecutionErrorType::RunnerLost, "its second loss was one too many: {end:?}");
+    mark.gone().await?;
+    mesh.stop().await?;
+    let store = Stored::open(&mesh).await?;
+    for (execution_id, lost, attempts) in [(&again, vec![1, 2], 3), (&once, vec![1], 2)] {
+        let log = store.log(execution_id).await?;
+        let payloads = || log.iter().filter_map(|event| event.payload.as_ref());
+        let told: Vec<i32> = payloads()
+            .filter_map(|payload| match payload {
+                Payload::PodTerminated(ended) => Some(ended.lost_attempt).filter(|attempt| *attempt > 0),
+                _ => None,
+            })
+            .collect();
+        ensure!(told == lost, "{told:?}");
+        let count = |fits: fn(&Payload) -> bool| payloads().filter(|payload| fits(payload)).count();
+        let counts = [
+            count(|payload| matches!(payload, Payload::AllocateResourcesCommand(_))),
+            count(|payload| matches!(payload, Payload::ExecutionAccepted(_))),
+            count(|payload| matches!(payload, Payload::CreatePodCommand(_))),
+            count(|payload| matches!(payload, Payload::ReleaseResourcesCommand(_))),
+        ];
+        ensure!(counts == [attempts; 4], "{counts:?}");
+        ensure!(count(is_terminal) == 1, "{} terminal events", count(is_terminal));
+    }
     Ok(())
 }
