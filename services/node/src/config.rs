@@ -383,6 +383,14 @@ impl Config {
         if !within {
             return refuse("execution.default_limits", "is above execution.maximum_limits".to_owned());
         }
+        let policy = &self.scheduler.policy;
+        if let Some((user, weight)) = policy.weights.iter().find(|(_, weight)| !(weight.is_finite() && **weight > 0.0))
+        {
+            return refuse("scheduler.policy.weights", format!("has {weight} for {user:?}; a weight is above 0"));
+        }
+        if policy.ageing.is_zero() {
+            return refuse("scheduler.policy.ageing", "is 0".to_owned());
+        }
         let compile = &self.execution.default_compile_limits;
         for (key, limits) in [("execution.default_limits", default), ("execution.default_compile_limits", compile)] {
             if let Some((limit, least)) = limits.too_small() {
@@ -460,6 +468,8 @@ mod tests {
         expected.default_limits.cpu_time = Duration::from_secs(3);
         assert_eq!(execution, expected);
         assert_eq!(load(None, &[], &[]).unwrap().execution, known);
+        let words = load(None, &[], &["scheduler.policy.weights.alice=0"]).unwrap_err().to_string();
+        assert!(words.contains("scheduler.policy.weights: has 0 for \"alice\""), "{words}");
         let words = load(None, &[], &["execution.default_limits.memory=1"]).unwrap_err().to_string();
         assert!(words.contains("memory"), "{words}");
         let words = load(None, &[], &["execution.default_limits.memory_bytes=1"]).unwrap_err().to_string();

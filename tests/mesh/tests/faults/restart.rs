@@ -4,7 +4,8 @@ use anyhow::{Context as _, ensure};
 use runmesh_mesh_tests::{Mark, Mesh, Options, Stored, bash, eventually, is_terminal};
 use runmesh_proto::{
     event::{ExecutionErrorType, RunnerLoss, event::Payload},
-    execution::{ExecutionSpec, ExecutionState},
+    execution::{ExecutionSpec, ExecutionState, Limits},
+    queue::GetQueueStatsRequest,
 };
 
 /// Fewer than there are executions, so that some wait when the node dies.
@@ -78,42 +79,81 @@ async fn executions_survive_a_killed_node() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How often the node is killed, unless `MESH_TEST_KILLS` says otherwise.
+const KILLS: usize = 8;
+const OF_A_ROUND: usize = 5;
+
+/// Executions that end in different ways.
+fn mixed(round: usize, index: usize) -> ExecutionSpec {
+    let text = format!("echo {round} {index}; sleep 0.0{index}");
+    match index {
+        0 => bash(&text),
+        1 => bash(&format!("{text}; exit 3")),
+        2 => {
+            let wall_time = Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 });
+            let limits = Some(Limits { wall_time, ..Limits::default() });
+            ExecutionSpec { limits, ..bash("sleep 1000") }
+        }
+        3 => ExecutionSpec { on_runner_loss: RunnerLoss::Retry as i32, maximum_retries: 10, ..bash(&text) },
+        _ => bash("sleep 1000"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_crash_at_any_moment_loses_an_execution() -> anyhow::Result<()> {
+    let kills = std::env::var("MESH_TEST_KILLS").ok().map_or(Ok(KILLS), |text| text.parse())?;
     let mark = Mark::new("crashes");
     let mut mesh = Mesh::start_with(Options::set(["scheduler.slots=2"])).await?;
     let mut launched = Vec::new();
     // Killed in the middle of whatever happens to go on: with short scripts, at every step of some execution.
-    for round in 0..6_usize {
+    for round in 0..kills {
         let client = mesh.client().await?;
-        for index in 0..4 {
-            let spec = bash(&format!("echo {round} {index}; sleep 0.0{index}"));
-            launched.push(client.launch(ExecutionSpec { environment: mark.environment(), ..spec }).await?);
+        for index in 0..OF_A_ROUND {
+            let spec = ExecutionSpec { environment: mark.environment(), ..mixed(round, index) };
+            launched.push((client.launch(spec).await?, index));
         }
-        let newest = launched.last().context("launched")?.clone();
-        let mut watch = client.watch(&newest, "").await?;
-        for _ in 0..round {
+        let watched = launched[launched.len() - OF_A_ROUND + round % 4].0.clone();
+        let mut watch = client.watch(&watched, "").await?;
+        for _ in 0..round % 13 {
             watch.next().await?;
         }
+        // One that would not end by itself. It may be killed before this is recorded.
+        let (last, _) = launched.last().context("launched")?;
+        client.cancel(last, "enough").await?;
         mesh.kill()?;
         mesh.restart().await?;
     }
     let client = mesh.client().await?;
-    for execution_id in &launched {
+    for (execution_id, index) in &launched {
         let end = client.follow(execution_id).await.with_context(|| mesh.log())?.complete()?.clone();
-        let fine = end.state() == ExecutionState::Completed
-            || (end.state() == ExecutionState::Failed && end.error_type() == ExecutionErrorType::RunnerLost);
-        ensure!(fine, "it ended as {end:?}");
+        let by_itself = match index {
+            0 | 3 => end.state() == ExecutionState::Completed,
+            1 => end.error_type() == ExecutionErrorType::ScriptError,
+            2 => end.state() == ExecutionState::TimedOut,
+            _ => end.state() == ExecutionState::Cancelled,
+        };
+        let lost = *index != 3 && end.error_type() == ExecutionErrorType::RunnerLost;
+        ensure!(by_itself || lost, "{index} ended as {end:?}");
         client.result(execution_id).await?;
     }
-    assert_eq!(client.list().await?.len(), launched.len());
+    assert_eq!(client.list().await?.len(), launched.len().min(50));
     mark.gone().await?;
+    eventually("no slot in use and nobody waiting", async || {
+        let answer = client.queue.clone().get_queue_stats(GetQueueStatsRequest {}).await?.into_inner();
+        let stats = answer.stats.context("no stats")?;
+        Ok((stats.running + stats.waiting == 0).then_some(()))
+    })
+    .await?;
     mesh.stop().await?;
     let store = Stored::open(&mesh).await?;
-    for execution_id in &launched {
+    for (execution_id, _) in &launched {
         let log = store.log(execution_id).await?;
-        let terminal = log.iter().filter(|event| event.payload.as_ref().is_some_and(is_terminal)).count();
-        ensure!(terminal == 1, "{terminal} terminal events in {execution_id}");
+        let count =
+            |fits: fn(&Payload) -> bool| log.iter().filter(|event| event.payload.as_ref().is_some_and(fits)).count();
+        ensure!(count(is_terminal) == 1, "{} terminal events in {execution_id}", count(is_terminal));
+        let asked = count(|payload| matches!(payload, Payload::AllocateResourcesCommand(_)));
+        let given_back = count(|payload| matches!(payload, Payload::ReleaseResourcesCommand(_)));
+        ensure!(asked == given_back, "{asked} slots asked for and {given_back} given back in {execution_id}");
     }
     Ok(())
 }

@@ -198,7 +198,11 @@ impl World {
 
     async fn create(&mut self) -> anyhow::Result<()> {
         let execution_id = uuid::Uuid::now_v7().to_string();
-        let on_runner_loss = if self.random.one_in(2) && std::env::var_os("X_RETRY").is_some() { RunnerLoss::Retry } else { RunnerLoss::Fail } as i32;
+        let on_runner_loss = if self.random.one_in(2) && std::env::var_os("X_RETRY").is_some() {
+            RunnerLoss::Retry
+        } else {
+            RunnerLoss::Fail
+        } as i32;
         let request = ExecutionRequested {
             execution_id: execution_id.clone(),
             user_id: format!("user-{}", self.random.below(3)),
