@@ -49,8 +49,11 @@ pub mod runmesh {
         execution, "runmesh.execution.v1");
     package!(/// Results of executions.
         result, "runmesh.result.v1");
+    package!(/// Sagas of executions.
+        saga, "runmesh.saga.v1");
 }
 
 pub use runmesh::{
     api::v1 as api, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution, result::v1 as result,
+    saga::v1 as saga,
 };
