@@ -235,7 +235,7 @@ impl SagaLog {
         let attempt = &mut self.attempt;
         let is_current = |number: i32| lifecycle::attempt(number) == attempt.number;
         match payload {
-            Payload::ExecutionAccepted(accepted) if is_current(accepted.attempt) => {
+            Payload::ExecutionAccepted(accepted) if attempt.allocate_asked && is_current(accepted.attempt) => {
                 attempt.runner.get_or_insert(accepted.runner.clone());
             }
             Payload::CreatePodCommand(command) if is_current(command.attempt) => {

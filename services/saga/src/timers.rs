@@ -115,8 +115,10 @@ impl SagaService {
                 // Unless it was deleted with the execution, which is done once the log is closed.
                 return if is_repair && !view.ended() { self.keep_begun(&view).await } else { Ok(()) };
             };
+            // An execution that was deleted may have been made again with the same id.
+            let is_same = found.document.saga.created_at == view.saga().created_at;
             let is_kept = found.document.saga.ended_at.is_some() || (!view.ended() && look_at.is_none());
-            if is_kept {
+            if is_same && is_kept {
                 return Ok(());
             }
             match self.documents().update(&SagaDocument::of(&view, look_at), found.revision).await {

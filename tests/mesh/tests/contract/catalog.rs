@@ -15,8 +15,14 @@ const OUTPUT: &str = "execution_output\texecution\t6\t7\taggressive\tyes\t-\t\
     execution_id:str; stream:OutputStream; offset:int; data:bytes";
 
 /// The payloads that have fields beyond their rows, numbered from [`FIRST_EXTRA_FIELD`] on.
-const EXTENDED: [&str; 8] = [
+const EXTENDED: [&str; 14] = [
     "execution_requested",
+    "execution_accepted",
+    "execution_queued",
+    "pod_terminated",
+    "create_pod_command",
+    "allocate_resources_command",
+    "release_resources_command",
     "execution_started",
     "execution_running",
     "execution_completed",

@@ -11,6 +11,7 @@ mod languages;
 mod limits;
 mod output;
 mod records;
+mod sagas;
 mod slots;
 mod traces;
 mod verdicts;
