@@ -245,7 +245,7 @@ impl SagaLog {
             Payload::PodCreated(_) | Payload::ExecutionStarted(_) => attempt.begun |= attempt.run_asked,
             // What was lost after the execution had ended changes nothing any more.
             Payload::PodTerminated(lost) if lost.lost_attempt == attempt.number && self.ending.is_none() => {
-                attempt.lost = true;
+                attempt.lost |= attempt.allocate_asked;
             }
             Payload::SagaCompensating(_) => attempt.compensating = true,
             Payload::ReleaseResourcesCommand(command) if is_current(command.attempt) => attempt.release_asked = true,
