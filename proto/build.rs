@@ -12,6 +12,7 @@ const FILES: &[&str] = &[
     "runmesh/execution/v1/execution_service.proto",
     "runmesh/queue/v1/queue_service.proto",
     "runmesh/result/v1/result_service.proto",
+    "runmesh/saga/v1/saga_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -51,9 +51,11 @@ pub mod runmesh {
         queue, "runmesh.queue.v1");
     package!(/// Results of executions.
         result, "runmesh.result.v1");
+    package!(/// Sagas of executions.
+        saga, "runmesh.saga.v1");
 }
 
 pub use runmesh::{
     api::v1 as api, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution, queue::v1 as queue,
-    result::v1 as result,
+    result::v1 as result, saga::v1 as saga,
 };

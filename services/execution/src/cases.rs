@@ -7,6 +7,7 @@ use runmesh_proto::{
     execution::{CreateExecutionRequest, ExecutionEnd, RunCasesRequest, RunCasesResponse, run_cases_response::Item},
 };
 use runmesh_rpc::Caller;
+use runmesh_store::Cursor;
 use tonic::Status;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     error::ExecutionError,
     service::{ExecutionService, execution_id},
     state::ExecutionLog,
-    watch::{self, Cursor, Step},
+    watch::{self, Step},
 };
 
 pub(crate) async fn run(

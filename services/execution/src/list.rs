@@ -1,14 +1,10 @@
 //! ListExecutions.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use prost::Message as _;
 use runmesh_events::from_timestamp;
 use runmesh_proto::execution::{Execution, ExecutionState, ListExecutionsRequest, ListExecutionsResponse};
-use runmesh_rpc::Violation;
+use runmesh_rpc::{Violation, page_token};
 use runmesh_store::{IndexValue, PageQuery, StoreError};
-use serde::{Deserialize, Serialize};
 
 use crate::{
     document::{BY_CREATED, BY_STATE},
@@ -21,21 +17,14 @@ const MAX_PAGE: i32 = 1_000;
 /// How many documents one call looks at to fill a page.
 const SCAN: usize = 5_000;
 
-/// Where a page ended, and which filters it had.
-#[derive(Serialize, Deserialize)]
-struct Token {
-    after: String,
-    filters: u64,
-}
-
 pub(crate) async fn list(
     service: &ExecutionService,
     request: ListExecutionsRequest,
 ) -> Result<ListExecutionsResponse, ExecutionError> {
     let mut query = query(&request)?;
     let wanted = query.limit;
-    let filters = fingerprint(&request);
-    query.after = page_token(&request.page_token, filters)?;
+    let filters = filters(&request);
+    query.after = page_token::decode(&request.page_token, &filters).ok_or_else(bad_token)?;
     let mut executions = Vec::new();
     let mut looked_at = 0;
     loop {
@@ -53,11 +42,7 @@ pub(crate) async fn list(
             break;
         }
     }
-    let next_page_token = query
-        .after
-        .map(|after| serde_json::to_vec(&Token { after, filters }).unwrap_or_default())
-        .map(|token| BASE64_URL_SAFE_NO_PAD.encode(token))
-        .unwrap_or_default();
+    let next_page_token = page_token::encode(query.after, &filters);
     Ok(ListExecutionsResponse { executions, next_page_token })
 }
 
@@ -107,19 +92,7 @@ fn bad_token() -> ExecutionError {
     ExecutionError::field("page_token", "is not one that this list gave out with the same filters")
 }
 
-fn page_token(text: &str, filters: u64) -> Result<Option<String>, ExecutionError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| bad_token())?;
-    let token: Token = serde_json::from_slice(&bytes).map_err(|_| bad_token())?;
-    if token.filters == filters { Ok(Some(token.after)) } else { Err(bad_token()) }
-}
-
 /// The same for the same filters. The page's size may change from page to page.
-fn fingerprint(request: &ListExecutionsRequest) -> u64 {
-    let filters = ListExecutionsRequest { page_size: 0, page_token: String::new(), ..request.clone() };
-    let mut hasher = DefaultHasher::new();
-    filters.encode_to_vec().hash(&mut hasher);
-    hasher.finish()
+fn filters(request: &ListExecutionsRequest) -> Vec<u8> {
+    ListExecutionsRequest { page_size: 0, page_token: String::new(), ..request.clone() }.encode_to_vec()
 }

@@ -54,6 +54,14 @@ impl ExecutionLog {
                 }
             }
             Payload::CreatePodCommand(_) => self.run_asked_for = true,
+            Payload::PodTerminated(lost) if lost.lost_attempt > 0 && !self.terminal => {
+                // It waits for another runner, from its beginning.
+                self.run_asked_for = false;
+                execution.started_at = None;
+                if !self.cancel_asked_for {
+                    execution.set_state(ExecutionState::Queued);
+                }
+            }
             Payload::DeletePodCommand(_) => {
                 self.cancel_asked_for = true;
                 if !self.terminal {
@@ -143,7 +151,7 @@ impl ExecutionLog {
         self.closed_at
     }
 
-    /// Whether the runner was told to run it.
+    /// Whether a runner was told to run it, and is not lost.
     pub fn run_asked_for(&self) -> bool {
         self.run_asked_for
     }

@@ -1,6 +1,6 @@
 //! WatchExecution: the log from a cursor on, then live, then the end.
 
-use std::{fmt, pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc};
 
 use async_stream::try_stream;
 use futures::{Stream, TryStreamExt as _};
@@ -9,7 +9,7 @@ use runmesh_proto::execution::{
     Execution, ExecutionEnd, WatchExecutionRequest, WatchExecutionResponse, watch_execution_response::Item,
 };
 use runmesh_rpc::status;
-use runmesh_store::{follow, read_log};
+use runmesh_store::{Cursor, follow, read_log};
 use tonic::Status;
 
 use crate::{
@@ -20,38 +20,6 @@ use crate::{
 
 /// How long a client should wait before it watches again at another node.
 const RECONNECT_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
-
-/// A place in an execution's stream. As text: the sequence of the last event seen, with `.end` once the end was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cursor {
-    sequence: u64,
-    ended: bool,
-}
-
-impl Cursor {
-    fn parse(text: &str) -> Option<Self> {
-        if text.is_empty() {
-            return Some(Self { sequence: 0, ended: false });
-        }
-        let (number, ended) = match text.strip_suffix(".end") {
-            Some(number) => (number, true),
-            None => (text, false),
-        };
-        let canonical = number.bytes().all(|b| b.is_ascii_digit()) && (number == "0" || !number.starts_with('0'));
-        Some(Self { sequence: number.parse().ok().filter(|_| canonical)?, ended })
-    }
-
-    /// Whether it is before everything.
-    pub(crate) fn is_start(&self) -> bool {
-        self.sequence == 0
-    }
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.sequence, if self.ended { ".end" } else { "" })
-    }
-}
 
 /// A step of a log's stream.
 pub(crate) enum Step {
@@ -81,7 +49,7 @@ pub(crate) async fn watch(
 
 /// Reads a cursor from a request.
 pub(crate) fn parse(text: &str) -> Result<Cursor, ExecutionError> {
-    Cursor::parse(text).ok_or_else(|| ExecutionError::field("cursor", format!("{text:?} is not a cursor")))
+    text.parse().map_err(|error| ExecutionError::field("cursor", format!("{error}")))
 }
 
 /// The whole log of an execution from a cursor on, then live, then its end; each step with the cursor behind it.
@@ -124,19 +92,4 @@ pub(crate) async fn steps(
         let execution = Execution { last_sequence: sequence, ..log.summary() };
         yield (Cursor { sequence, ended: true }.to_string(), Step::End(Box::new(execution)));
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cursors_have_one_spelling() {
-        assert_eq!(Cursor::parse(""), Some(Cursor { sequence: 0, ended: false }));
-        assert_eq!(Cursor::parse("17"), Some(Cursor { sequence: 17, ended: false }));
-        assert_eq!(Cursor::parse("17.end"), Some(Cursor { sequence: 17, ended: true }));
-        for bad in ["x", "-1", "+1", "01", ".end", "1.ended", "1 ", "99999999999999999999999"] {
-            assert_eq!(Cursor::parse(bad), None, "{bad}");
-        }
-    }
 }

@@ -13,6 +13,7 @@ use config::{FileFormat, Map};
 use runmesh_execution::ExecutionConfig;
 use runmesh_rpc::Secret;
 use runmesh_runner::Avoid;
+use runmesh_saga::SagaConfig;
 use runmesh_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,9 @@ const PROPERTIES: &str = "bus.properties.";
 
 /// The shortest heartbeat.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// The shortest time for the start of a run: timers are looked for each second.
+const SHORTEST_START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +82,8 @@ pub struct Config {
     pub execution: ExecutionConfig,
     /// The scheduler.
     pub scheduler: SchedulerConfig,
+    /// The saga.
+    pub saga: SagaConfig,
     /// The runner.
     pub runner: RunnerConfig,
     /// The gateway.
@@ -242,6 +248,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             execution: ExecutionConfig::default(),
             scheduler: SchedulerConfig::default(),
+            saga: SagaConfig::default(),
             runner: RunnerConfig::default(),
             gateway: GatewaySettings::default(),
             log: LogConfig::default(),
@@ -372,6 +379,9 @@ impl Config {
             return refuse("bus.uri", "has to be kafka://HOST:PORT where the store is MongoDB".to_owned());
         }
         network::check(&self)?;
+        if self.saga.start_timeout < SHORTEST_START_TIMEOUT {
+            return refuse("saga.start_timeout", "is less than 1s".to_owned());
+        }
         if self.gateway.heartbeat < SHORTEST_HEARTBEAT {
             return refuse("gateway.heartbeat", "is less than 100ms".to_owned());
         }
@@ -539,8 +549,8 @@ mod tests {
         let tls = ["tls.certificate=a.crt", "tls.key=a.key", "tls.ca=ca.crt"];
         for (settings, words) in [
             (
-                vec!["services.saga=a:1"],
-                "\"saga\" is not a role with a gRPC service; one of: execution, scheduler, results, event_log",
+                vec!["services.runner=a:1"],
+                "\"runner\" is not a role with a gRPC service; one of: execution, scheduler, saga, results, event_log",
             ),
             (vec!["services.results=a"], "services: \"a\""),
             (vec!["gateway.upstream=ftp://a:1"], "gateway.upstream"),

@@ -265,6 +265,13 @@ impl Node {
                     Ok::<_, StoreError>(())
                 }));
             }
+            if let Some(saga) = built.saga {
+                let stop = node.rest.clone();
+                node.parts.spawn(part("saga-timers", async move {
+                    saga.run_timers(stop).await;
+                    Ok::<_, StoreError>(())
+                }));
+            }
             let stop = node.rest.clone();
             if let (Some(shared), Some(name)) = (&shared, name) {
                 node.parts.spawn(part("name", shared.keep_name(name, stop.clone())));

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use runmesh_proto::{
     event_log::event_log_service_server, execution::execution_service_server, queue::queue_service_server,
-    result::result_service_server,
+    result::result_service_server, saga::saga_service_server,
 };
 
 /// One role.
@@ -14,7 +14,7 @@ pub enum Role {
     Execution,
     /// QueueService, and the scheduler's group.
     Scheduler,
-    /// The saga's group.
+    /// SagaService, its group and its timers.
     Saga,
     /// The runner's group, and the scripts.
     Runner,
@@ -67,7 +67,8 @@ impl Role {
             Self::Results => &[result_service_server::SERVICE_NAME],
             Self::EventLog => &[event_log_service_server::SERVICE_NAME],
             Self::Scheduler => &[queue_service_server::SERVICE_NAME],
-            Self::Saga | Self::Runner | Self::Relay | Self::Gateway => &[],
+            Self::Saga => &[saga_service_server::SERVICE_NAME],
+            Self::Runner | Self::Relay | Self::Gateway => &[],
         }
     }
 }

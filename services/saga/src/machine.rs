@@ -1,10 +1,12 @@
 //! The state machine: what the log says so far -> which events the saga adds now.
 
-use runmesh_events::{Event, EventId, EventType, Payload, lifecycle};
-use runmesh_proto::event::{
-    AllocateResourcesCommand, CreatePodCommand, ExecutionRequested, ReleaseResourcesCommand, SagaCancelled,
-    SagaCompleted, SagaFailed, SagaStarted,
-};
+mod payloads;
+#[cfg(test)]
+mod tests;
+
+use prost_types::Timestamp;
+use runmesh_events::{Event, EventId, EventType, GroupName, Payload, lifecycle};
+use runmesh_proto::event::{ExecutionRequested, RunnerLoss};
 
 /// The saga's name in its events.
 pub const NAME: &str = "execution";
@@ -21,6 +23,9 @@ pub mod step {
     pub const AWAIT: &str = "await";
     /// The slot was given back.
     pub const RELEASE: &str = "release";
+
+    /// All of them, in the order in which they are taken.
+    pub const ALL: [&str; 5] = [ALLOCATE, QUEUE, START, AWAIT, RELEASE];
 }
 
 /// How the execution ended.
@@ -28,35 +33,110 @@ pub mod step {
 enum Ending {
     Completed,
     Failed(String),
-    Cancelled { reason: String, by: Option<String> },
+    Cancelled { reason: String, by: Option<String>, at: Option<Timestamp> },
+}
+
+/// What was asked for, without what can be large.
+#[derive(Debug, Clone, PartialEq)]
+struct Request {
+    /// The request's fields that commands repeat.
+    fields: ExecutionRequested,
+    /// The id of its event.
+    event_id: String,
+    /// The number of its cases.
+    cases: usize,
+}
+
+/// One attempt at the execution. Of several, one at most has a slot: what an earlier one had was released before.
+#[derive(Debug, Clone, PartialEq)]
+struct Attempt {
+    /// From 1.
+    number: i32,
+    allocate_asked: bool,
+    /// The runner that its slot is at, once it has one.
+    runner: Option<String>,
+    run_asked_at: Option<Timestamp>,
+    run_asked: bool,
+    /// Whether its runner gave a sign of life.
+    begun: bool,
+    lost: bool,
+    release_asked: bool,
+    compensating: bool,
+    compensated: bool,
+}
+
+impl Attempt {
+    fn new(number: i32) -> Self {
+        Self {
+            number,
+            allocate_asked: false,
+            runner: None,
+            run_asked_at: None,
+            run_asked: false,
+            begun: false,
+            lost: false,
+            release_asked: false,
+            compensating: false,
+            compensated: false,
+        }
+    }
+
+    /// The steps that were taken and can be undone, in the order in which they were taken.
+    fn taken(&self) -> impl DoubleEndedIterator<Item = &'static str> + use<> {
+        let steps = [
+            (step::ALLOCATE, self.allocate_asked),
+            (step::QUEUE, self.runner.is_some()),
+            (step::START, self.run_asked),
+        ];
+        steps.into_iter().filter(|(_, taken)| *taken).map(|(name, _)| name)
+    }
 }
 
 /// What the log says about the saga.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SagaLog {
-    request: Option<(ExecutionRequested, String)>,
+    request: Option<Request>,
     started: bool,
-    allocate_asked: bool,
-    accepted: bool,
-    run_asked: bool,
+    attempt: Attempt,
+    /// Who asked for the end of the run, why and when.
+    cancel_asked: Option<Ending>,
     ending: Option<Ending>,
-    release_asked: bool,
     result_known: bool,
     ended: bool,
 }
 
+impl Default for SagaLog {
+    fn default() -> Self {
+        Self {
+            request: None,
+            started: false,
+            attempt: Attempt::new(1),
+            cancel_asked: None,
+            ending: None,
+            result_known: false,
+            ended: false,
+        }
+    }
+}
+
 /// The types that the state machine looks at.
-pub const TYPES: [EventType; 15] = [
+pub const TYPES: [EventType; 21] = [
     EventType::ExecutionRequested,
     EventType::SagaStarted,
     EventType::AllocateResourcesCommand,
     EventType::ExecutionAccepted,
     EventType::CreatePodCommand,
+    EventType::PodCreated,
+    EventType::ExecutionStarted,
+    EventType::PodTerminated,
+    EventType::DeletePodCommand,
     EventType::ExecutionCompleted,
     EventType::ExecutionFailed,
     EventType::ExecutionTimeout,
     EventType::ExecutionCancelled,
+    EventType::SagaCompensating,
     EventType::ReleaseResourcesCommand,
+    EventType::SagaCompensated,
     EventType::ResultStored,
     EventType::ResultFailed,
     EventType::SagaCompleted,
@@ -65,9 +145,10 @@ pub const TYPES: [EventType; 15] = [
 ];
 
 /// The types after which the saga may have something to do.
-pub const TRIGGERS: [EventType; 8] = [
+pub const TRIGGERS: [EventType; 9] = [
     EventType::ExecutionRequested,
     EventType::ExecutionAccepted,
+    EventType::PodTerminated,
     EventType::ExecutionCompleted,
     EventType::ExecutionFailed,
     EventType::ExecutionTimeout,
@@ -81,6 +162,30 @@ pub fn saga_id(execution_id: &str) -> String {
     EventId::derived("saga", execution_id, 0).to_string()
 }
 
+/// An event that the saga adds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// The attempt that it is about, from 1. What is in a log once, whatever the attempt, has 1.
+    pub attempt: i32,
+    /// The event.
+    pub payload: Payload,
+}
+
+impl Decision {
+    fn once(payload: impl Into<Payload>) -> Self {
+        Self { attempt: 1, payload: payload.into() }
+    }
+
+    /// What the event's id is derived from, beside the log: the same for the same decision, however often it is made.
+    pub fn purpose(&self, group: GroupName) -> String {
+        let event_type = self.payload.event_type().as_str_name();
+        match self.attempt {
+            ..=1 => format!("{group}/{event_type}"),
+            attempt => format!("{group}/{event_type}/{attempt}"),
+        }
+    }
+}
+
 impl SagaLog {
     /// What these events say.
     pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
@@ -91,25 +196,61 @@ impl SagaLog {
         log
     }
 
-    fn apply(&mut self, event: &Event) {
+    /// Takes the next event into account.
+    pub fn apply(&mut self, event: &Event) {
         let Some(payload) = &event.payload else { return };
         match payload {
-            Payload::ExecutionRequested(request) => self.request = Some((request.clone(), event.event_id.clone())),
-            Payload::SagaStarted(_) => self.started = true,
-            Payload::AllocateResourcesCommand(_) => self.allocate_asked = true,
-            Payload::ExecutionAccepted(_) => self.accepted = true,
-            Payload::CreatePodCommand(_) => self.run_asked = true,
+            Payload::ExecutionRequested(request) => self.request = Some(Request::of(request, &event.event_id)),
+            Payload::AllocateResourcesCommand(command) => {
+                let number = lifecycle::attempt(command.attempt);
+                if number > self.attempt.number {
+                    self.attempt = Attempt::new(number);
+                }
+                self.attempt.allocate_asked = true;
+            }
             Payload::ExecutionCompleted(_) => self.end(Ending::Completed),
             Payload::ExecutionFailed(failed) => self.end(Ending::Failed(failed.error_message.clone())),
-            Payload::ExecutionTimeout(_) => self.end(Ending::Failed("the wall-clock limit was reached".to_owned())),
-            Payload::ExecutionCancelled(cancelled) => {
-                self.end(Ending::Cancelled { reason: cancelled.reason.clone(), by: cancelled.cancelled_by.clone() })
+            Payload::ExecutionTimeout(_) => self.end(Ending::Failed(lifecycle::TIMEOUT_WORDS.to_owned())),
+            Payload::ExecutionCancelled(cancelled) => self.end(Ending::Cancelled {
+                reason: cancelled.reason.clone(),
+                by: cancelled.cancelled_by.clone(),
+                at: event.occurred_at,
+            }),
+            Payload::DeletePodCommand(command) => {
+                let (reason, user) = (command.reason.clone(), Some(event.user_id.clone()));
+                let by = user.filter(|user| !user.is_empty());
+                self.cancel_asked.get_or_insert(Ending::Cancelled { reason, by, at: event.occurred_at });
             }
-            Payload::ReleaseResourcesCommand(_) => self.release_asked = true,
+            Payload::SagaStarted(_) => self.started = true,
             other => {
-                self.result_known |= lifecycle::RESULT.contains(&other.event_type());
-                self.ended |= lifecycle::SAGA_END.contains(&other.event_type());
+                let event_type = other.event_type();
+                self.result_known |= lifecycle::RESULT.contains(&event_type);
+                self.ended |= lifecycle::SAGA_END.contains(&event_type);
+                self.apply_to_attempt(other, event.occurred_at);
             }
+        }
+    }
+
+    fn apply_to_attempt(&mut self, payload: &Payload, at: Option<Timestamp>) {
+        let attempt = &mut self.attempt;
+        let is_current = |number: i32| lifecycle::attempt(number) == attempt.number;
+        match payload {
+            Payload::ExecutionAccepted(accepted) if attempt.allocate_asked && is_current(accepted.attempt) => {
+                attempt.runner.get_or_insert(accepted.runner.clone());
+            }
+            Payload::CreatePodCommand(command) if is_current(command.attempt) => {
+                attempt.run_asked = true;
+                attempt.run_asked_at = attempt.run_asked_at.or(at);
+            }
+            Payload::PodCreated(_) | Payload::ExecutionStarted(_) => attempt.begun |= attempt.run_asked,
+            // What was lost after the execution had ended changes nothing any more.
+            Payload::PodTerminated(lost) if lost.lost_attempt == attempt.number && self.ending.is_none() => {
+                attempt.lost |= attempt.allocate_asked;
+            }
+            Payload::SagaCompensating(_) => attempt.compensating = true,
+            Payload::ReleaseResourcesCommand(command) if is_current(command.attempt) => attempt.release_asked = true,
+            Payload::SagaCompensated(_) => attempt.compensated = true,
+            _ => {}
         }
     }
 
@@ -118,192 +259,161 @@ impl SagaLog {
     }
 
     /// The events that the saga adds now. Applied to the log they leave nothing to add until another service does.
-    pub fn decide(&self) -> Vec<Payload> {
-        let Some((request, request_event)) = &self.request else { return Vec::new() };
-        let mut events: Vec<Payload> = Vec::new();
-        if self.ended {
-            return events;
+    pub fn decide(&self) -> Vec<Decision> {
+        let (mut log, mut decisions) = (self.clone(), Vec::new());
+        while let Some(decision) = log.next() {
+            log.apply(&Event { payload: Some(decision.payload.clone()), ..Event::default() });
+            decisions.push(decision);
         }
-        let (execution_id, saga_id) = (request.execution_id.clone(), saga_id(&request.execution_id));
+        decisions
+    }
+
+    /// The next event that the saga adds.
+    fn next(&self) -> Option<Decision> {
+        let request = self.request.as_ref().filter(|_| !self.ended)?;
         if !self.started {
-            let (saga_id, execution_id) = (saga_id.clone(), execution_id.clone());
-            events.push(
-                SagaStarted {
-                    saga_id,
-                    saga_name: NAME.to_owned(),
-                    execution_id,
-                    initial_event_id: request_event.clone(),
+            return Some(Decision::once(request.saga_started()));
+        }
+        let attempt = &self.attempt;
+        match &self.ending {
+            Some(Ending::Completed) if attempt.allocate_asked && !attempt.release_asked => Some(self.release(request)),
+            Some(Ending::Completed) => self.result_known.then(|| self.ended(request)),
+            Some(_) => self.undo(request).or_else(|| self.result_known.then(|| self.ended(request))),
+            None if attempt.lost || !attempt.run_asked => match &self.cancel_asked {
+                // There is no runner that could end it.
+                Some(cancel) => cancel.execution_cancelled(request),
+                None if attempt.lost => Some(self.lost(request)),
+                None if !attempt.allocate_asked => Some(Decision::of(attempt.number, request.allocate(attempt.number))),
+                None => {
+                    let runner = attempt.runner.as_ref()?;
+                    Some(Decision::of(attempt.number, request.run(attempt.number, runner)))
                 }
-                .into(),
-            );
+            },
+            None => None,
         }
-        let Some(ending) = &self.ending else {
-            if !self.allocate_asked {
-                events.push(allocate(request).into());
-            } else if self.accepted && !self.run_asked {
-                events.push(run(request, saga_id).into());
-            }
-            return events;
+    }
+
+    /// What follows from the loss of the attempt's runner: all that it had is undone and the next begins, or, where there
+    /// is no next, the execution has failed.
+    fn lost(&self, request: &Request) -> Decision {
+        let number = self.attempt.number;
+        if !request.may_retry(number) {
+            return Decision::once(request.runner_lost("the runner was lost, and there are no retries left"));
+        }
+        self.undo(request).unwrap_or_else(|| Decision::of(number + 1, request.allocate(number + 1)))
+    }
+
+    /// The next event that undoes what the attempt did. `None`: nothing is left to undo.
+    fn undo(&self, request: &Request) -> Option<Decision> {
+        let attempt = &self.attempt;
+        let mut steps = attempt.taken().rev().map(str::to_owned).peekable();
+        let last = steps.peek()?.clone();
+        if !attempt.compensating {
+            return Some(Decision::of(attempt.number, request.compensating(last)));
+        }
+        if !attempt.release_asked {
+            return Some(self.release(request));
+        }
+        (!attempt.compensated).then(|| Decision::of(attempt.number, request.compensated(steps.collect())))
+    }
+
+    fn release(&self, request: &Request) -> Decision {
+        Decision::of(self.attempt.number, request.release(self.attempt.number))
+    }
+
+    /// What is added when the runner gave no sign of life within the time for a start. `None`: it did, or it has none to
+    /// give.
+    pub fn start_timed_out(&self) -> Option<Decision> {
+        let request = self.request.as_ref()?;
+        self.awaits_start_since()?;
+        let number = self.attempt.number;
+        if request.may_retry(number) && self.cancel_asked.is_none() {
+            return Some(Decision::of(number, request.attempt_lost(number)));
+        }
+        match &self.cancel_asked {
+            Some(cancel) => cancel.execution_cancelled(request),
+            None => Some(Decision::once(request.runner_lost("no runner began to run it in time"))),
+        }
+    }
+
+    /// Since when a runner is to give a sign of life. `None`: none has to.
+    pub fn awaits_start_since(&self) -> Option<Timestamp> {
+        let waits = self.ending.is_none() && self.attempt.run_asked && !self.attempt.begun && !self.attempt.lost;
+        self.attempt.run_asked_at.filter(|_| waits)
+    }
+
+    /// Whether the log has its first event.
+    pub fn exists(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// Whether the saga has begun.
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Whether the saga has ended.
+    pub fn ended_already(&self) -> bool {
+        self.ended
+    }
+
+    /// Which attempt is made, or was the last, from 1.
+    pub fn attempt(&self) -> i32 {
+        self.attempt.number
+    }
+
+    /// Where a cancel finds the execution.
+    pub(crate) fn cancellable(&self) -> Cancellable {
+        match &self.ending {
+            Some(Ending::Cancelled { .. }) => Cancellable::Already,
+            Some(_) => Cancellable::Ended,
+            None if self.cancel_asked.is_some() => Cancellable::Already,
+            None => Cancellable::Open { runs: self.attempt.run_asked && !self.attempt.lost },
+        }
+    }
+}
+
+/// Where a cancel finds an execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cancellable {
+    /// It is cancelled, or being cancelled.
+    Already,
+    /// It ended otherwise.
+    Ended,
+    /// It goes on. `runs`: a runner was told to run it.
+    Open { runs: bool },
+}
+
+impl Decision {
+    fn of(attempt: i32, payload: impl Into<Payload>) -> Self {
+        Self { attempt, payload: payload.into() }
+    }
+}
+
+impl Request {
+    fn of(request: &ExecutionRequested, event_id: &str) -> Self {
+        let fields = ExecutionRequested {
+            execution_id: request.execution_id.clone(),
+            language: request.language.clone(),
+            language_version: request.language_version.clone(),
+            runtime_image: request.runtime_image.clone(),
+            runtime_command: request.runtime_command.clone(),
+            runtime_filename: request.runtime_filename.clone(),
+            timeout: request.timeout,
+            cpu_limit: request.cpu_limit.clone(),
+            memory_limit: request.memory_limit.clone(),
+            cpu_request: request.cpu_request.clone(),
+            memory_request: request.memory_request.clone(),
+            priority: request.priority,
+            on_runner_loss: request.on_runner_loss,
+            maximum_retries: request.maximum_retries,
+            ..ExecutionRequested::default()
         };
-        if self.allocate_asked && !self.release_asked {
-            events.push(release(request).into());
-        }
-        if self.result_known {
-            events.push(self.ended_by(ending, saga_id, execution_id));
-        }
-        events
+        Self { fields, event_id: event_id.to_owned(), cases: request.cases.len() }
     }
 
-    fn ended_by(&self, ending: &Ending, saga_id: String, execution_id: String) -> Payload {
-        let saga_name = NAME.to_owned();
-        match ending.clone() {
-            Ending::Completed => {
-                let completed_steps = self.completed_steps();
-                SagaCompleted { saga_id, saga_name, execution_id, completed_steps }.into()
-            }
-            Ending::Failed(error) => {
-                let failed_step = if self.run_asked { step::AWAIT } else { step::START }.to_owned();
-                SagaFailed { saga_id, saga_name, execution_id, failed_step, error }.into()
-            }
-            Ending::Cancelled { reason, by } => SagaCancelled {
-                saga_id,
-                saga_name,
-                execution_id,
-                reason,
-                completed_steps: self.completed_steps(),
-                compensated_steps: Vec::new(),
-                cancelled_at: None,
-                cancelled_by: by,
-            }
-            .into(),
-        }
-    }
-
-    fn completed_steps(&self) -> Vec<String> {
-        let completed = matches!(self.ending, Some(Ending::Completed));
-        let steps = [
-            (step::ALLOCATE, self.allocate_asked),
-            (step::QUEUE, self.accepted),
-            (step::START, self.run_asked),
-            (step::AWAIT, completed),
-            // It is asked for with the end at the latest.
-            (step::RELEASE, self.allocate_asked),
-        ];
-        steps.into_iter().filter(|(_, done)| *done).map(|(name, _)| name.to_owned()).collect()
-    }
-}
-
-fn allocate(request: &ExecutionRequested) -> AllocateResourcesCommand {
-    AllocateResourcesCommand {
-        execution_id: request.execution_id.clone(),
-        cpu_request: request.cpu_request.clone(),
-        memory_request: request.memory_request.clone(),
-        attempt: 1,
-    }
-}
-
-fn release(request: &ExecutionRequested) -> ReleaseResourcesCommand {
-    ReleaseResourcesCommand {
-        execution_id: request.execution_id.clone(),
-        cpu_request: request.cpu_request.clone(),
-        memory_request: request.memory_request.clone(),
-        attempt: 1,
-    }
-}
-
-fn run(request: &ExecutionRequested, saga_id: String) -> CreatePodCommand {
-    CreatePodCommand {
-        saga_id,
-        execution_id: request.execution_id.clone(),
-        // The runner reads the sources from the log's first event, so that they are stored once.
-        script: String::new(),
-        language: request.language.clone(),
-        language_version: request.language_version.clone(),
-        runtime_image: request.runtime_image.clone(),
-        runtime_command: request.runtime_command.clone(),
-        runtime_filename: request.runtime_filename.clone(),
-        timeout: request.timeout,
-        cpu_limit: request.cpu_limit.clone(),
-        memory_limit: request.memory_limit.clone(),
-        cpu_request: request.cpu_request.clone(),
-        memory_request: request.memory_request.clone(),
-        priority: request.priority,
-        runner: String::new(),
-        attempt: 1,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use runmesh_proto::event::{
-        ExecutionAccepted, ExecutionCancelled, ExecutionCompleted, ExecutionFailed, ExecutionTimeout, ResultStored,
-    };
-
-    /// A log that the saga writes to: what it decides is appended and applied.
-    #[derive(Default)]
-    struct Story {
-        log: SagaLog,
-        said: Vec<EventType>,
-    }
-
-    impl Story {
-        fn add(&mut self, payload: impl Into<Payload>) -> &mut Self {
-            self.log.apply(&Event { event_id: "e".to_owned(), payload: Some(payload.into()), ..Event::default() });
-            for decided in self.log.decide() {
-                self.said.push(decided.event_type());
-                self.log.apply(&Event { payload: Some(decided), ..Event::default() });
-            }
-            assert_eq!(self.log.decide(), Vec::new(), "a decision is made once");
-            self
-        }
-    }
-
-    fn requested() -> ExecutionRequested {
-        ExecutionRequested { execution_id: "x".to_owned(), ..ExecutionRequested::default() }
-    }
-
-    #[test]
-    fn each_ending_releases_the_slot_and_ends_the_saga_once() {
-        let endings: [(Payload, EventType); 4] = [
-            (ExecutionCompleted::default().into(), EventType::SagaCompleted),
-            (ExecutionFailed::default().into(), EventType::SagaFailed),
-            (ExecutionTimeout::default().into(), EventType::SagaFailed),
-            (ExecutionCancelled::default().into(), EventType::SagaCancelled),
-        ];
-        for (ending, saga_end) in endings {
-            let mut story = Story::default();
-            story.add(requested()).add(ExecutionAccepted::default()).add(ending).add(ResultStored::default());
-            assert_eq!(
-                story.said,
-                [
-                    EventType::SagaStarted,
-                    EventType::AllocateResourcesCommand,
-                    EventType::CreatePodCommand,
-                    EventType::ReleaseResourcesCommand,
-                    saga_end,
-                ]
-            );
-        }
-    }
-
-    #[test]
-    fn a_cancel_before_the_slot_is_given_never_starts_the_run() {
-        let mut story = Story::default();
-        story.add(requested()).add(ExecutionCancelled::default()).add(ExecutionAccepted::default());
-        story.add(ResultStored::default());
-        assert!(!story.said.contains(&EventType::CreatePodCommand));
-        assert!(story.said.contains(&EventType::ReleaseResourcesCommand));
-        assert_eq!(story.said.last(), Some(&EventType::SagaCancelled));
-    }
-
-    #[test]
-    fn a_cancel_before_the_saga_began_asks_for_no_slot() {
-        let mut log = SagaLog::default();
-        for payload in [Payload::from(requested()), ExecutionCancelled::default().into()] {
-            log.apply(&Event { payload: Some(payload), ..Event::default() });
-        }
-        let decided: Vec<EventType> = log.decide().iter().map(Payload::event_type).collect();
-        assert_eq!(decided, [EventType::SagaStarted]);
+    /// Whether another attempt may follow this one if its runner is lost.
+    fn may_retry(&self, attempt: i32) -> bool {
+        self.fields.on_runner_loss() == RunnerLoss::Retry && attempt <= self.fields.maximum_retries
     }
 }

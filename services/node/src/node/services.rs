@@ -9,6 +9,7 @@ use runmesh_execution::{Dependencies, Erasure, ExecutionService};
 use runmesh_results::ResultService;
 use runmesh_rpc::{RpcServer, RpcServerBuilder};
 use runmesh_runner::{Runner, Runtimes, Sandbox, Toolchains};
+use runmesh_saga::SagaService;
 use runmesh_scheduler::{QueueService, Scheduler};
 use runmesh_store::{DocumentStore, EventStore, Members, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,8 @@ pub(super) struct Built {
     pub(super) queue: Option<QueueService>,
     /// One that works all the time: nobody else shares the store.
     pub(super) scheduler: Option<Scheduler>,
+    /// Where the saga's role is: its timers have to be run.
+    pub(super) saga: Option<SagaService>,
 }
 
 impl Parts<'_> {
@@ -50,6 +53,7 @@ impl Parts<'_> {
     pub(super) async fn build(self, mut builder: RpcServerBuilder) -> Result<Built, NodeError> {
         let mut groups = Vec::new();
         let results = ResultService::build(self.events(), self.documents()).await?;
+        let saga = self.saga().await?;
         // Recovery comes before the groups run: what a crash left half done is finished first.
         let mut runner = None;
         // The others need no sandboxes; where executions are created it is asked what one would hold to.
@@ -69,7 +73,7 @@ impl Parts<'_> {
                 runner = Some(built);
             }
             if self.roles.has(Role::Execution) {
-                let execution = self.execution(&results, found, sandbox).await?;
+                let execution = self.execution(&results, &saga, found, sandbox).await?;
                 groups.push(runmesh_execution::consumer_group(&execution));
                 builder = builder.add_service(execution.into_server());
             }
@@ -90,7 +94,8 @@ impl Parts<'_> {
             queue = Some(service);
         }
         if self.roles.has(Role::Saga) {
-            groups.push(runmesh_saga::consumer_group(self.events()));
+            groups.push(runmesh_saga::consumer_group(&saga));
+            builder = builder.add_service(saga.clone().into_server());
         }
         if self.roles.has(Role::Results) {
             groups.push(runmesh_results::consumer_group(&results, self.events()));
@@ -100,7 +105,8 @@ impl Parts<'_> {
             let event_log = EventLogService::new(self.verifier().await?, self.intake.clone());
             builder = builder.add_service(event_log.into_server());
         }
-        Ok(Built { server: builder.build(), groups, runner, queue, scheduler })
+        let saga = Some(saga).filter(|_| self.roles.has(Role::Saga));
+        Ok(Built { server: builder.build(), groups, runner, queue, scheduler, saga })
     }
 
     /// The interpreters and compilers of this machine.
@@ -123,9 +129,19 @@ impl Parts<'_> {
         .await
     }
 
+    async fn saga(&self) -> Result<SagaService, StoreError> {
+        let dependencies = runmesh_saga::Dependencies {
+            store: self.events(),
+            documents: self.documents(),
+            shutdown: self.intake.clone(),
+        };
+        SagaService::build(self.config.saga.clone(), dependencies).await
+    }
+
     async fn execution(
         &self,
         results: &ResultService,
+        saga: &SagaService,
         found: Arc<Runtimes>,
         sandbox: Arc<dyn Sandbox>,
     ) -> Result<ExecutionService, NodeError> {
@@ -133,7 +149,7 @@ impl Parts<'_> {
             store: self.events(),
             documents: self.documents(),
             runtimes: Arc::new(LocalRuntimes::new(found, sandbox, self.config.runner.strict)),
-            erasures: vec![Arc::new(EraseResult(results.clone()))],
+            erasures: vec![Arc::new(EraseResult(results.clone())), Arc::new(EraseSaga(saga.clone()))],
             shutdown: self.intake.clone(),
         };
         Ok(ExecutionService::build(self.config.execution.clone(), dependencies).await?)
@@ -145,6 +161,16 @@ struct EraseResult(ResultService);
 
 #[async_trait]
 impl Erasure for EraseResult {
+    async fn erase(&self, execution_id: &str) -> Result<(), StoreError> {
+        self.0.erase(execution_id).await
+    }
+}
+
+/// So does what is kept of its saga.
+struct EraseSaga(SagaService);
+
+#[async_trait]
+impl Erasure for EraseSaga {
     async fn erase(&self, execution_id: &str) -> Result<(), StoreError> {
         self.0.erase(execution_id).await
     }

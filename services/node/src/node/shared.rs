@@ -171,7 +171,13 @@ fn heard_by(roles: &Roles) -> Vec<EventType> {
     if roles.has(Role::Execution) {
         return Catalog::get().topics().iter().map(|topic| topic.event_type).collect();
     }
-    if roles.has(Role::Runner) { vec![EventType::DeletePodCommand] } else { Vec::new() }
+    let mut types = Vec::new();
+    if roles.has(Role::Saga) {
+        types.extend(runmesh_saga::machine::TYPES);
+    } else if roles.has(Role::Runner) {
+        types.push(EventType::DeletePodCommand);
+    }
+    types
 }
 
 /// The process's name belongs to it alone: what is recorded under it (leases of runs, group members) is taken for its own.

@@ -1,6 +1,8 @@
 //! Which events mean what in the life of an execution, for every service that reads an execution's log.
 
-use runmesh_proto::event::EventType;
+use runmesh_proto::event::{DeletePodCommand, Event, EventType, ExecutionCancelled};
+
+use crate::{NewEvent, TraceParent};
 
 /// The events that end an execution. Its log has exactly one of them in the end.
 pub const TERMINAL: [EventType; 4] = [
@@ -49,3 +51,34 @@ pub const WITHOUT_OUTPUT: [EventType; 30] = [
     EventType::SystemError,
     EventType::ResourceLimitExceeded,
 ];
+
+/// The exit code of what has none.
+pub const NO_EXIT_CODE: i32 = -1;
+
+/// Why an execution failed that reached its wall-clock limit.
+pub const TIMEOUT_WORDS: &str = "the wall-clock limit was reached";
+
+/// The greatest number of characters of a cancel's reason.
+pub const MAX_CANCEL_REASON: usize = 1_024;
+
+/// The attempt that an event is about, from 1. Events that were recorded before there were attempts have 0.
+pub fn attempt(number: i32) -> i32 {
+    number.max(1)
+}
+
+/// The event by which a user cancels the execution whose log begins with `first`. It has to be appended to the log as it
+/// was when this was decided.
+///
+/// `runs`: a runner was told to run it and is not lost. It ends the script and then records how; the request alone is
+/// recorded here, once. Otherwise the execution ends with the event.
+pub fn cancel(first: &Event, producer: &str, trace: &TraceParent, user: &str, reason: &str, runs: bool) -> NewEvent {
+    let (execution_id, reason) = (first.aggregate_id.clone(), reason.to_owned());
+    if runs {
+        let purpose = first.aggregate_id.as_str();
+        let command = DeletePodCommand { execution_id, reason, ..DeletePodCommand::default() };
+        return NewEvent::within(first, producer, trace, command).once("cancel", purpose);
+    }
+    let cancelled_by = Some(user.to_owned()).filter(|user| !user.is_empty());
+    let cancelled = ExecutionCancelled { execution_id, reason, cancelled_by, ..ExecutionCancelled::default() };
+    NewEvent::within(first, producer, trace, cancelled)
+}

@@ -17,6 +17,7 @@ mod limit;
 mod listen;
 mod method;
 mod observe;
+pub mod page_token;
 mod request_size;
 mod server;
 mod stack;

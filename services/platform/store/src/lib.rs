@@ -11,6 +11,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod cursor;
 mod document;
 mod error;
 mod event_store;
@@ -24,6 +25,7 @@ mod record;
 pub mod sqlite;
 
 pub use self::mongodb::MongoStore;
+pub use cursor::{Cursor, InvalidCursor};
 pub use document::{
     Claim, Document, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision,
     Versioned,

@@ -12,6 +12,7 @@ mod limits;
 mod output;
 mod queue;
 mod records;
+mod sagas;
 mod slots;
 mod traces;
 mod verdicts;

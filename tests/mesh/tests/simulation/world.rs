@@ -121,7 +121,13 @@ impl World {
         let store = SqliteStore::open(&SqliteConfig { path, durability: Durability::Process, relayed: false })?;
         let members = Members::open(Arc::new(store.clone()), RUNNERS).await?;
         let scheduler = Self::scheduler(&store, &members).await?;
-        let saga = runmesh_saga::consumer_group(Arc::new(store.clone()));
+        let dependencies = runmesh_saga::Dependencies {
+            store: Arc::new(store.clone()),
+            documents: Arc::new(store.clone()),
+            shutdown: CancellationToken::new(),
+        };
+        let saga = runmesh_saga::SagaService::build(runmesh_saga::SagaConfig::default(), dependencies).await?;
+        let saga = runmesh_saga::consumer_group(&saga);
         Ok(Self {
             random: Random(seed),
             store,
@@ -198,11 +204,7 @@ impl World {
 
     async fn create(&mut self) -> anyhow::Result<()> {
         let execution_id = uuid::Uuid::now_v7().to_string();
-        let on_runner_loss = if self.random.one_in(2) && std::env::var_os("X_RETRY").is_some() {
-            RunnerLoss::Retry
-        } else {
-            RunnerLoss::Fail
-        } as i32;
+        let on_runner_loss = if self.random.one_in(2) { RunnerLoss::Retry } else { RunnerLoss::Fail } as i32;
         let request = ExecutionRequested {
             execution_id: execution_id.clone(),
             user_id: format!("user-{}", self.random.below(3)),
