@@ -388,6 +388,8 @@ impl World {
     async fn never_more_than_there_are(&self) -> anyhow::Result<()> {
         let stats = self.stats().await?;
         ensure!(stats.running <= SLOTS.into(), "{} of {SLOTS} slots are in use", stats.running);
+        let runs = self.runs.len();
+        ensure!(i64::try_from(runs)? <= stats.running, "{runs} run, and {} slots are in use", stats.running);
         // No handler is at work.
         let idle = stats.waiting > 0 && stats.running < stats.slots;
         ensure!(!idle, "{} wait while {} of {} slots are in use", stats.waiting, stats.running, stats.slots);
