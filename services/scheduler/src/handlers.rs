@@ -146,7 +146,7 @@ impl Scheduler {
             looks += 1;
             let looked = async {
                 inner.refresh().await?;
-                if looks % LOOKS_TO_COMPARE == 0 {
+                if u32::is_multiple_of(looks, LOOKS_TO_COMPARE) {
                     inner.compare().await?;
                 }
                 inner.dispatch().await

@@ -255,7 +255,7 @@ impl Queue {
         if self.granted.is_empty() && self.waiting.is_empty() {
             // Nobody is there to whom anything could be owed.
             self.users.clear();
-        } else if self.releases % SWEEP == 0 {
+        } else if self.releases.is_multiple_of(SWEEP) {
             self.forget_users(now);
         }
         true

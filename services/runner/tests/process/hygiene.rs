@@ -57,7 +57,7 @@ async fn no_descriptor_is_inherited() {
 async fn the_signals_are_as_a_program_expects_them() {
     // Under nohup, say, the node ignores one.
     let harness = Harness::with(|config| {
-        let HelperCommand { program, arguments } = std::mem::replace(&mut config.helper, HelperCommand::default());
+        let HelperCommand { program, arguments } = std::mem::take(&mut config.helper);
         let arguments = ["--ignore-signal=HUP".into(), program.into()].into_iter().chain(arguments).collect();
         config.helper = HelperCommand { program: "/usr/bin/env".into(), arguments };
     });

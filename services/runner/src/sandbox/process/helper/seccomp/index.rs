@@ -84,7 +84,7 @@ pub(super) mod tests {
             ARCHITECTURE => arch,
             16.. => {
                 let argument = arguments[(offset as usize - 16) / 8];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
             _ => panic!("nothing is at {offset}"),
         };
