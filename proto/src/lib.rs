@@ -47,6 +47,8 @@ pub mod runmesh {
         event_log, "runmesh.event_log.v1");
     package!(/// Running scripts.
         execution, "runmesh.execution.v1");
+    package!(/// Waiting for slots.
+        queue, "runmesh.queue.v1");
     package!(/// Results of executions.
         result, "runmesh.result.v1");
     package!(/// Sagas of executions.
@@ -54,6 +56,6 @@ pub mod runmesh {
 }
 
 pub use runmesh::{
-    api::v1 as api, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution, result::v1 as result,
-    saga::v1 as saga,
+    api::v1 as api, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution, queue::v1 as queue,
+    result::v1 as result, saga::v1 as saga,
 };

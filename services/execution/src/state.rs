@@ -54,14 +54,6 @@ impl ExecutionLog {
                 }
             }
             Payload::CreatePodCommand(_) => self.run_asked_for = true,
-            Payload::PodTerminated(lost) if lost.lost_attempt > 0 && !self.terminal => {
-                // It waits for another runner, from its beginning.
-                self.run_asked_for = false;
-                execution.started_at = None;
-                if !self.cancel_asked_for {
-                    execution.set_state(ExecutionState::Queued);
-                }
-            }
             Payload::DeletePodCommand(_) => {
                 self.cancel_asked_for = true;
                 if !self.terminal {
@@ -75,6 +67,15 @@ impl ExecutionLog {
                 if !self.terminal && !self.cancel_asked_for {
                     execution.set_state(ExecutionState::Running);
                 }
+            }
+            Payload::PodTerminated(ended) if ended.lost_attempt > 0 && !self.terminal => {
+                // It is run again, from its beginning.
+                self.run_asked_for = false;
+                if !self.cancel_asked_for {
+                    execution.set_state(ExecutionState::Queued);
+                }
+                (execution.started_at, execution.compile) = (None, None);
+                execution.receipt.clear();
             }
             Payload::ExecutionCompleted(ended) => {
                 execution.set_state(ExecutionState::Completed);

@@ -103,6 +103,10 @@ fn runner_loss(spec: &mut ExecutionSpec, violations: &mut Vec<Violation>) {
                 violations.push(Violation::new("spec.maximum_retries", words));
             }
         }
+        RunnerLoss::Retry if !spec.cases.is_empty() => {
+            let words = "is RUNNER_LOSS_RETRY, which spec.cases can't be combined with";
+            violations.push(Violation::new("spec.on_runner_loss", words));
+        }
         RunnerLoss::Retry if retries == 0 => spec.maximum_retries = DEFAULT_RETRIES,
         RunnerLoss::Retry if (1..=MOST_RETRIES).contains(&retries) => {}
         RunnerLoss::Retry => {

@@ -172,6 +172,10 @@ pub struct RunnerConfig {
     pub prepare: bool,
     /// What the sandbox is not to use, though the machine may have it.
     pub avoid: Avoid,
+    /// Bytes of memory of the largest execution that it takes. 0: the memory of the machine.
+    pub memory_bytes: u64,
+    /// Thousandths of a core of the largest execution that it takes. 0: any.
+    pub cpu_millis: u64,
 }
 
 /// The gateway.
@@ -275,6 +279,8 @@ impl Default for RunnerConfig {
             pool: 2,
             prepare: true,
             avoid: Avoid::default(),
+            memory_bytes: 0,
+            cpu_millis: 0,
         }
     }
 }
@@ -387,6 +393,14 @@ impl Config {
         if !within {
             return refuse("execution.default_limits", "is above execution.maximum_limits".to_owned());
         }
+        let policy = &self.scheduler.policy;
+        if let Some((user, weight)) = policy.weights.iter().find(|(_, weight)| !(weight.is_finite() && **weight > 0.0))
+        {
+            return refuse("scheduler.policy.weights", format!("has {weight} for {user:?}; a weight is above 0"));
+        }
+        if policy.ageing.is_zero() {
+            return refuse("scheduler.policy.ageing", "is 0".to_owned());
+        }
         let compile = &self.execution.default_compile_limits;
         for (key, limits) in [("execution.default_limits", default), ("execution.default_compile_limits", compile)] {
             if let Some((limit, least)) = limits.too_small() {
@@ -464,10 +478,12 @@ mod tests {
         expected.default_limits.cpu_time = Duration::from_secs(3);
         assert_eq!(execution, expected);
         assert_eq!(load(None, &[], &[]).unwrap().execution, known);
+        let words = load(None, &[], &["scheduler.policy.weights.alice=0"]).unwrap_err().to_string();
+        assert!(words.contains("scheduler.policy.weights: has 0 for \"alice\""), "{words}");
         let words = load(None, &[], &["execution.default_limits.memory=1"]).unwrap_err().to_string();
         assert!(words.contains("memory"), "{words}");
         let words = load(None, &[], &["execution.default_limits.memory_bytes=1"]).unwrap_err().to_string();
-        assert!(words.contains("default_limits has a memory_bytes of less than 4194304"), "{words}");
+        assert!(words.contains("memory_bytes of less than 4194304"), "{words}");
     }
 
     #[test]
@@ -534,7 +550,7 @@ mod tests {
         for (settings, words) in [
             (
                 vec!["services.runner=a:1"],
-                "\"runner\" is not a role with a gRPC service; one of: execution, saga, results, event_log",
+                "\"runner\" is not a role with a gRPC service; one of: execution, scheduler, saga, results, event_log",
             ),
             (vec!["services.results=a"], "services: \"a\""),
             (vec!["gateway.upstream=ftp://a:1"], "gateway.upstream"),

@@ -244,14 +244,24 @@ impl Node {
                 let (consumer, stop) = (backend.consumer.clone(), node.rest.clone());
                 node.parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
             }
-            if let Some(group) = built.runner_group {
-                let (consumer, stop) = (backend.consumer.clone(), node.intake.clone());
-                node.runner_parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
-            }
             if let Some(runner) = node.runner.clone() {
-                let stop = node.rest.clone();
+                let (consumer, stop) = (backend.consumer.clone(), node.intake.clone());
+                node.runner_parts.spawn(part("runner", take_work(runner.clone(), consumer, stop)));
+                let (leases, stop) = (runner.clone(), node.rest.clone());
                 node.parts.spawn(part("leases", async move {
-                    runner.watch_leases(stop).await;
+                    leases.watch_leases(stop).await;
+                    Ok::<_, StoreError>(())
+                }));
+                let stop = node.intake.clone();
+                node.intake_parts.spawn(part("signs of life", async move {
+                    runner.keep_announcing(stop).await;
+                    Ok::<_, StoreError>(())
+                }));
+            }
+            if let Some(scheduler) = built.scheduler {
+                let stop = node.rest.clone();
+                node.parts.spawn(part("scheduler's watch", async move {
+                    scheduler.watch(stop).await;
                     Ok::<_, StoreError>(())
                 }));
             }
@@ -268,8 +278,8 @@ impl Node {
                 if roles.has(Role::Relay) {
                     node.parts.spawn(part("relay", shared.publish_orphans(stop.clone())));
                 }
-                if roles.has(Role::Scheduler) {
-                    let scheduler = shared.schedule(config, store, backend.consumer, stop);
+                if let Some(queue) = built.queue {
+                    let scheduler = shared.schedule(config, store, backend.consumer, queue, stop);
                     node.parts.spawn(part("scheduler", scheduler));
                 }
             } else if roles.has(Role::Relay) && !backend.bus.bus.carries_store() {
@@ -386,6 +396,23 @@ impl Node {
         }
         drop(self.store);
     }
+}
+
+/// Runs the runner's group whenever it is to take work.
+async fn take_work(runner: Runner, consumer: Consumer, stop: CancellationToken) -> Result<(), BusError> {
+    while stop.run_until_cancelled(runner.until_draining(false)).await.is_some() {
+        let turn = stop.child_token();
+        let mut work = std::pin::pin!(consumer.run(runner.consumer_group(), turn.clone()));
+        tokio::select! {
+            ended = &mut work => return ended,
+            () = runner.until_draining(true) => {
+                tracing::info!("takes no more executions");
+                turn.cancel();
+                work.await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A part of the node with its name, so that its end can be told.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use runmesh_proto::{
-    event_log::event_log_service_server, execution::execution_service_server, result::result_service_server,
-    saga::saga_service_server,
+    event_log::event_log_service_server, execution::execution_service_server, queue::queue_service_server,
+    result::result_service_server, saga::saga_service_server,
 };
 
 /// One role.
@@ -12,7 +12,7 @@ use runmesh_proto::{
 pub enum Role {
     /// ExecutionService and its group.
     Execution,
-    /// The scheduler's group.
+    /// QueueService, and the scheduler's group.
     Scheduler,
     /// SagaService, its group and its timers.
     Saga,
@@ -66,8 +66,9 @@ impl Role {
             Self::Execution => &[execution_service_server::SERVICE_NAME],
             Self::Results => &[result_service_server::SERVICE_NAME],
             Self::EventLog => &[event_log_service_server::SERVICE_NAME],
+            Self::Scheduler => &[queue_service_server::SERVICE_NAME],
             Self::Saga => &[saga_service_server::SERVICE_NAME],
-            Self::Scheduler | Self::Runner | Self::Relay | Self::Gateway => &[],
+            Self::Runner | Self::Relay | Self::Gateway => &[],
         }
     }
 }

@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use runmesh_runner::{ProcessConfig, ProcessSandbox, Runtimes, SandboxError, Search, ToolchainError, Toolchains};
+use runmesh_runner::{
+    Offer, ProcessConfig, ProcessSandbox, Runtimes, SandboxError, Search, ToolchainError, Toolchains,
+};
 
 use crate::{Config, Environment};
 
@@ -36,6 +38,23 @@ pub(crate) fn toolchains(
         tracing::debug!(%error, "compilers' caches are kept in the data folder");
         Toolchains::open(found, data.join(CACHES))
     })
+}
+
+/// What this runner offers.
+pub(crate) fn offer(config: &Config) -> Offer {
+    let machine = || {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Offer {
+        slots: config.scheduler.effective_slots(),
+        memory_bytes: match config.runner.memory_bytes {
+            0 => machine().unwrap_or(0),
+            bytes => bytes,
+        },
+        cpu_millis: config.runner.cpu_millis,
+    }
 }
 
 /// Opens the sandbox below the data folder, for these interpreters, where scripts may read these files and folders too, with so many sandboxes

@@ -13,10 +13,11 @@ use runmesh_store::{EventStore, StoreError};
 const KEPT_BYTES: usize = 1 << 20;
 
 /// What is read of a log.
-const TYPES: [EventType; 7] = [
+const TYPES: [EventType; 8] = [
     EventType::ExecutionOutput,
     EventType::ExecutionStarted,
     EventType::ExecutionRunning,
+    EventType::PodTerminated,
     lifecycle::TERMINAL[0],
     lifecycle::TERMINAL[1],
     lifecycle::TERMINAL[2],
@@ -43,6 +44,10 @@ pub(crate) async fn assemble(
                     compile.keep(output);
                 }
                 Some(Payload::ExecutionOutput(output)) => run.keep(output),
+                // What an attempt wrote that was lost is no part of the result of the next.
+                Some(Payload::PodTerminated(ended)) if ended.lost_attempt > 0 => {
+                    (run, compile) = (Streams::default(), Streams::default());
+                }
                 _ => apply(&mut result, event),
             }
         }

@@ -321,7 +321,8 @@ impl Execution {
     }
 
     fn heard(&mut self, log: &RunLog) -> Result<(), GivenUp> {
-        if log.terminal || log.request.is_none() {
+        // The sequence that an append expects is the fencing token: it went up when this attempt was given up.
+        if log.terminal || log.request.is_none() || log.lost >= self.lease.document.attempt {
             return Err(GivenUp::LeaseLost);
         }
         self.head = self.head.max(log.head);

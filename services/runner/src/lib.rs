@@ -16,6 +16,7 @@ mod lease;
 mod log;
 mod output;
 mod plan;
+mod presence;
 mod receipt;
 pub mod runtimes;
 pub mod sandbox;
@@ -23,6 +24,7 @@ mod service;
 mod toolchains;
 mod verdict;
 
+pub use presence::Offer;
 pub use receipt::{limits_of_proto, receipt_to_proto};
 pub use runtimes::{MissingLanguage, RegistryError, Runtime, Runtimes, Search, UnknownRuntime};
 pub use sandbox::process::helper::{ARGUMENT as SANDBOX_HELPER_ARGUMENT, run_if_asked as run_sandbox_helper_if_asked};

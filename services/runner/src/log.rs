@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use runmesh_events::{AggregateId, Event, EventType, Payload, lifecycle};
-use runmesh_proto::event::{CaseCounts, CaseVerdict, ExecutionRequested};
+use runmesh_proto::event::{CaseCounts, CaseVerdict, CreatePodCommand, ExecutionRequested};
 use runmesh_store::{EventStore, StoreError, read_log};
 
-const TYPES: [EventType; 7] = [
+const TYPES: [EventType; 8] = [
     EventType::ExecutionRequested,
     EventType::CreatePodCommand,
     EventType::DeletePodCommand,
+    EventType::PodTerminated,
     lifecycle::TERMINAL[0],
     lifecycle::TERMINAL[1],
     lifecycle::TERMINAL[2],
@@ -20,8 +21,12 @@ const TYPES: [EventType; 7] = [
 #[derive(Debug, Default)]
 pub(crate) struct RunLog {
     pub(crate) request: Option<ExecutionRequested>,
-    /// The command to run it.
+    /// The newest command to run it.
     pub(crate) command: Option<Arc<Event>>,
+    /// The attempt that command is for. 0: there is none.
+    pub(crate) attempt: u32,
+    /// The newest attempt that was lost with its runner. 0: none was.
+    pub(crate) lost: u32,
     /// The command to end it.
     pub(crate) cancel: Option<Arc<Event>>,
     pub(crate) terminal: bool,
@@ -36,7 +41,13 @@ impl RunLog {
         for event in events {
             match &event.payload {
                 Some(Payload::ExecutionRequested(request)) => log.request = Some(request.clone()),
-                Some(Payload::CreatePodCommand(_)) => log.command = Some(event),
+                Some(Payload::CreatePodCommand(command)) => {
+                    log.attempt = attempt_of(command);
+                    log.command = Some(event);
+                }
+                Some(Payload::PodTerminated(ended)) => {
+                    log.lost = log.lost.max(u32::try_from(ended.lost_attempt).unwrap_or_default());
+                }
                 Some(Payload::DeletePodCommand(_)) => log.cancel = Some(event),
                 Some(_) => log.terminal = true,
                 None => {}
@@ -44,6 +55,11 @@ impl RunLog {
         }
         Ok(log)
     }
+}
+
+/// Which attempt a command is for, from 1.
+pub(crate) fn attempt_of(command: &CreatePodCommand) -> u32 {
+    u32::try_from(command.attempt).unwrap_or_default().max(1)
 }
 
 /// What became of so many cases, by the log. `None`: there are none.

@@ -9,8 +9,12 @@ use std::{
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
 use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload};
-use runmesh_store::{DocumentStore, Documents, EventStore, Expected, PageQuery, StoreError, Versioned};
-use tokio::time::{Instant, sleep, timeout};
+use runmesh_proto::event::{ExecutionRequested, RunnerLoss};
+use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Members, PageQuery, StoreError, Versioned};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -19,6 +23,7 @@ use crate::{
     lease::{BY_NODE, RunLease},
     log::{self, CancelRequest, RunLog},
     plan,
+    presence::Offer,
     receipt::receipt_to_proto,
     toolchains::Toolchains,
     verdict,
@@ -42,6 +47,7 @@ pub(crate) mod ordinal {
     pub(crate) const POD_CREATED: u32 = 0;
     pub(crate) const POD_RUNNING: u32 = 1;
     pub(crate) const STARTED: u32 = 2;
+    pub(crate) const LOST: u32 = 3;
     pub(crate) const POD_ENDED: u32 = 100;
     pub(crate) const TERMINAL: u32 = 101;
     /// To be added to a case's number.
@@ -55,11 +61,14 @@ pub struct Runner {
 }
 
 pub(crate) struct Inner {
-    node: String,
+    pub(crate) node: String,
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) leases: Documents<RunLease>,
     pub(crate) sandbox: Arc<dyn Sandbox>,
     pub(crate) toolchains: Toolchains,
+    pub(crate) members: Members,
+    pub(crate) offer: Offer,
+    pub(crate) draining: watch::Sender<bool>,
     active: Mutex<HashMap<String, Arc<Active>>>,
     tasks: TaskTracker,
 }
@@ -87,12 +96,14 @@ impl Active {
 }
 
 impl Runner {
-    /// The runner of the node with this name, which has to be the same after a restart.
+    /// The runner of the node with this name, which has to be the same after a restart. It offers this as one of these
+    /// members.
     ///
     /// # Errors
     /// When the collection of leases can't be made.
     pub async fn build(
         node: impl Into<String>,
+        (members, offer): (Members, Offer),
         store: Arc<dyn EventStore>,
         documents: Arc<dyn DocumentStore>,
         sandbox: Arc<dyn Sandbox>,
@@ -100,7 +111,9 @@ impl Runner {
     ) -> Result<Self, StoreError> {
         let leases = Documents::open(documents).await?;
         let (active, tasks) = (Mutex::default(), TaskTracker::new());
-        Ok(Self { inner: Arc::new(Inner { node: node.into(), store, leases, sandbox, toolchains, active, tasks }) })
+        let (node, draining) = (node.into(), watch::Sender::new(false));
+        let inner = Inner { node, store, leases, sandbox, toolchains, members, offer, draining, active, tasks };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The runner's consumer group.
@@ -191,7 +204,9 @@ impl Runner {
 impl Handler for Runner {
     async fn handle(&self, incoming: &Incoming) -> Result<(), HandlerError> {
         match &incoming.event.payload {
-            Some(Payload::CreatePodCommand(command)) => self.inner.run(incoming, &command.execution_id).await?,
+            Some(Payload::CreatePodCommand(command)) => {
+                self.inner.run(incoming, &command.execution_id, log::attempt_of(command)).await?;
+            }
             Some(Payload::DeletePodCommand(command)) => self.inner.end(incoming, &command.execution_id).await?,
             _ => {}
         }
@@ -205,7 +220,7 @@ impl Inner {
     }
 
     /// Takes an execution on. Returns as soon as it is: the run goes on by itself.
-    async fn run(self: &Arc<Self>, incoming: &Incoming, execution_id: &str) -> Result<(), StoreError> {
+    async fn run(self: &Arc<Self>, incoming: &Incoming, execution_id: &str, attempt: u32) -> Result<(), StoreError> {
         let command = self.active().get(execution_id).map(|active| active.command.clone());
         match command {
             // A second delivery.
@@ -220,21 +235,32 @@ impl Inner {
         // Before the log is read, so that nothing falls between the two.
         let others = self.store.live().subscribe(&AggregateId::from(execution_id));
         let log = RunLog::read(self.store.as_ref(), execution_id).await?;
-        let Some(request) = log.request.filter(|_| !log.terminal) else { return Ok(()) };
+        // One that was lost was given up: what is late must not begin it again.
+        let open = !log.terminal && log.lost < attempt;
+        let Some(request) = log.request.filter(|_| open) else { return Ok(()) };
         if let Some(cancel) = &log.cancel {
             let ended = verdict::cancelled(execution_id, CancelRequest::of(cancel), false);
             return self.record_end(incoming.cause(), execution_id, ended).await;
         }
         let lease = RunLease {
             execution_id: execution_id.to_owned(),
-            attempt: 1,
+            attempt,
             node: self.node.clone(),
             until: SystemTime::now() + LEASE,
         };
         let revision = match self.leases.insert(&lease).await {
             Ok(revision) => revision,
-            // Another runner has it, or had it: then its lease runs out and it is recorded as lost.
-            Err(StoreError::RevisionMismatch { .. }) => return Ok(()),
+            Err(StoreError::RevisionMismatch { .. }) => {
+                return match self.leases.get(execution_id).await? {
+                    // It was recorded as lost, and is about to be removed.
+                    Some(found) if found.document.attempt < attempt => {
+                        let words = format!("an earlier attempt of execution {execution_id} is not quite over");
+                        Err(StoreError::Unavailable(words))
+                    }
+                    // Another runner has it, or had it: then its lease runs out and it is recorded as lost.
+                    _ => Ok(()),
+                };
+            }
             Err(error) => return Err(error),
         };
         let active = Arc::new(Active { command: incoming.event.event_id.clone(), ..Active::default() });
@@ -294,12 +320,25 @@ impl Inner {
         self.store.append(&AggregateId::from(execution_id), Expected::Any, vec![event]).await.map(drop)
     }
 
-    /// Ends the execution of a runner that is gone.
+    /// Ends the execution of a runner that is gone, or the attempt.
     async fn bury(&self, lease: Versioned<RunLease>, words: &str) -> Result<(), StoreError> {
-        let execution_id = &lease.document.execution_id;
-        let log = RunLog::read(self.store.as_ref(), execution_id).await?;
-        if let Some(command) = log.command.as_deref().filter(|_| !log.terminal) {
+        let (execution_id, attempt) = (&lease.document.execution_id, lease.document.attempt);
+        loop {
+            let log = RunLog::read(self.store.as_ref(), execution_id).await?;
+            let open = !log.terminal && log.lost < attempt && log.attempt == attempt;
+            let Some(command) = log.command.as_deref().filter(|_| open) else { break };
             tracing::warn!(execution_id, node = lease.document.node, "the runner of an execution was lost");
+            if log.cancel.is_none() && log.request.as_ref().is_some_and(|request| runs_again(request, attempt)) {
+                let again = verdict::lost_attempt(execution_id, attempt, words);
+                let event = command_cause(command).derive(ordinal::LOST, again);
+                let aggregate = AggregateId::from(execution_id.as_str());
+                match self.store.append(&aggregate, Expected::Sequence(log.head), vec![event]).await {
+                    // It may have ended just now, or been cancelled.
+                    Err(StoreError::Conflict { .. }) => continue,
+                    other => drop(other?),
+                }
+                break;
+            }
             let lost = match log.cancel.as_deref() {
                 Some(cancel) => verdict::cancelled(execution_id, CancelRequest::of(cancel), true),
                 None => verdict::runner_lost(execution_id, words),
@@ -307,6 +346,7 @@ impl Inner {
             let cases = log.request.map_or(0, |request| request.cases.len());
             let lost = verdict::with_counts(lost, log::counts(self.store.as_ref(), execution_id, cases).await?);
             self.record_end(command_cause(command), execution_id, lost).await?;
+            break;
         }
         match self.leases.delete_if(execution_id, lease.revision).await {
             // The runner is alive after all; its next event is refused.
@@ -314,6 +354,11 @@ impl Inner {
             other => other.map(drop),
         }
     }
+}
+
+/// Whether an execution is run again after so many attempts were lost.
+fn runs_again(request: &ExecutionRequested, lost: u32) -> bool {
+    request.on_runner_loss() == RunnerLoss::Retry && i64::from(lost) <= i64::from(request.maximum_retries)
 }
 
 /// The command to run as the cause of events.

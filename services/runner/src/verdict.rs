@@ -247,6 +247,19 @@ pub(crate) fn runner_lost(execution_id: &str, words: &str) -> Payload {
     without_run(execution_id, ExecutionErrorType::RunnerLost, words.to_owned())
 }
 
+/// The end of an attempt that is made again.
+pub(crate) fn lost_attempt(execution_id: &str, attempt: u32, words: &str) -> Payload {
+    PodTerminated {
+        execution_id: execution_id.to_owned(),
+        pod_name: format!("{execution_id}-{attempt}"),
+        exit_code: NO_EXIT_CODE,
+        reason: Some("runner lost".to_owned()),
+        message: Some(words.to_owned()),
+        lost_attempt: i32::try_from(attempt).unwrap_or(i32::MAX),
+    }
+    .into()
+}
+
 /// The end of what could not be started.
 pub(crate) fn not_started(execution_id: &str, what: &str, error: &SandboxError) -> Payload {
     let error_type = match error {

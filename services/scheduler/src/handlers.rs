@@ -1,22 +1,28 @@
 //! Answers the saga's commands.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
+use prost::Message as _;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
-use runmesh_events::{
-    AggregateId, Cause, Event, EventType, GroupName, Payload, TraceParent, from_timestamp, lifecycle,
+use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload, TraceParent};
+use runmesh_proto::{
+    event::{ExecutionAccepted, ExecutionErrorType, ExecutionFailed, ExecutionQueued},
+    queue::Runner,
 };
-use runmesh_proto::event::{ExecutionAccepted, ExecutionQueued, QueuePriority};
-use runmesh_store::{DocumentStore, Documents, EventStore, Expected, PageQuery, StoreError, read_log};
+use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Member, Members, PageQuery, StoreError, read_log};
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    claim::{BY_TIME, Claim},
-    queue::{Admission, Queue},
+    claim::{BY_TIME, Claim, Switches},
+    log::{Log, TYPES},
+    queue::{Admission, Job, Offer, Policy, Queue, Size},
 };
 
 /// The scheduler's group.
@@ -25,30 +31,31 @@ pub const GROUP: GroupName = GroupName::new("scheduler");
 /// What the group reads.
 pub const TOPICS: [EventType; 2] = [EventType::AllocateResourcesCommand, EventType::ReleaseResourcesCommand];
 
+/// The kind of member that runs executions.
+pub const RUNNERS: &str = "runner";
+
 /// The ordinals of the events that the scheduler derives from the allocate command.
 mod ordinal {
     pub(super) const ACCEPTED: u32 = 0;
     pub(super) const QUEUED: u32 = 1;
+    pub(super) const REFUSED: u32 = 2;
 }
 
-/// What the scheduler reads of a log.
-const TYPES: [EventType; 8] = [
-    EventType::ExecutionRequested,
-    EventType::ExecutionAccepted,
-    EventType::AllocateResourcesCommand,
-    EventType::ReleaseResourcesCommand,
-    lifecycle::TERMINAL[0],
-    lifecycle::TERMINAL[1],
-    lifecycle::TERMINAL[2],
-    lifecycle::TERMINAL[3],
-];
+/// How often the runners and the switches are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// After so many looks what has slots is compared with the logs.
+const LOOKS_TO_COMPARE: u32 = 30;
+/// How far the place of a new execution in the queue is counted, so that a long queue costs no more than a short one.
+const TOLD: usize = 100;
 
 /// Settings of the scheduler.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SchedulerConfig {
-    /// How many executions run at once. 0: twice the number of processor cores.
+    /// How many executions a runner runs at once. 0: twice the number of its processor cores.
     pub slots: usize,
+    /// How slots are shared.
+    pub policy: Policy,
 }
 
 impl SchedulerConfig {
@@ -72,28 +79,41 @@ pub enum SchedulerError {
 /// The scheduler. Clones share the queue.
 #[derive(Clone)]
 pub struct Scheduler {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     store: Arc<dyn EventStore>,
-    claims: Documents<Claim>,
-    queue: Mutex<Queue>,
+    pub(crate) claims: Documents<Claim>,
+    pub(crate) switches: Documents<Switches>,
+    pub(crate) members: Members,
+    queue: Mutex<State>,
+}
+
+/// The queue, and what is known beside it.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) queue: Queue,
+    pub(crate) runners: Vec<(Member, Runner)>,
+    pub(crate) switches: Switches,
 }
 
 impl Scheduler {
     /// The scheduler, with an empty queue: see [`Scheduler::recover`].
     ///
     /// # Errors
-    /// When the collection of claims can't be made.
+    /// When the collections can't be made.
     pub async fn build(
         config: &SchedulerConfig,
         store: Arc<dyn EventStore>,
         documents: Arc<dyn DocumentStore>,
     ) -> Result<Self, SchedulerError> {
-        let claims = Documents::open(documents).await?;
-        let queue = Mutex::new(Queue::new(config.effective_slots()));
-        Ok(Self { inner: Arc::new(Inner { store, claims, queue }) })
+        let claims = Documents::open(Arc::clone(&documents)).await?;
+        let switches = Documents::open(Arc::clone(&documents)).await?;
+        let members = Members::open(documents, RUNNERS).await?;
+        let queue = Queue::new(config.policy.clone());
+        let state = State { queue, runners: Vec::new(), switches: Switches::default() };
+        Ok(Self { inner: Arc::new(Inner { store, claims, switches, members, queue: Mutex::new(state) }) })
     }
 
     /// The scheduler's consumer group.
@@ -107,35 +127,35 @@ impl Scheduler {
     /// # Errors
     /// When the store fails.
     pub async fn recover(&self) -> Result<(), SchedulerError> {
-        let inner = &self.inner;
-        let mut query = PageQuery { index: BY_TIME, limit: 1_000, ..PageQuery::default() };
-        loop {
-            let page = inner.claims.page(query.clone()).await?;
-            for claim in page.documents.into_iter().map(|versioned| versioned.document) {
-                let id = claim.execution_id.as_str();
-                let (events, _) = read_log(inner.store.as_ref(), &AggregateId::from(id), &TYPES).await?;
-                let log = Log::of(&events);
-                if log.over {
-                    // Its release was not handled, or can't be any more because the log is gone.
-                    inner.claims.delete(id).await?;
-                } else if log.accepted {
-                    inner.queue().restore_granted(id);
-                } else {
-                    inner.queue().wait(id, priority(claim.priority), claim.since);
-                }
-            }
-            query.after = page.next;
-            if query.after.is_none() {
-                break;
-            }
-        }
-        inner.dispatch().await?;
+        self.inner.load(true).await?;
+        self.inner.dispatch().await?;
         Ok(())
     }
-}
 
-fn priority(number: i32) -> QueuePriority {
-    QueuePriority::try_from(number).unwrap_or(QueuePriority::Normal)
+    /// Finds every claim, and changes nothing.
+    pub(crate) async fn look(&self) -> Result<(), StoreError> {
+        self.inner.load(false).await
+    }
+
+    /// Looks at the runners and the switches from time to time, and compares what has slots with the logs, until
+    /// `shutdown`.
+    pub async fn watch(&self, shutdown: CancellationToken) {
+        let inner = &self.inner;
+        let mut looks = 0;
+        while shutdown.run_until_cancelled(sleep(LOOK)).await.is_some() {
+            looks += 1;
+            let looked = async {
+                inner.refresh().await?;
+                if looks % LOOKS_TO_COMPARE == 0 {
+                    inner.compare().await?;
+                }
+                inner.dispatch().await
+            };
+            if let Err(error) = looked.await {
+                tracing::warn!(%error, "the scheduler can't look at its runners; trying again");
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -143,8 +163,12 @@ impl Handler for Scheduler {
     async fn handle(&self, incoming: &Incoming) -> Result<(), HandlerError> {
         let inner = &self.inner;
         match &incoming.event.payload {
-            Some(Payload::AllocateResourcesCommand(command)) => inner.allocate(incoming, &command.execution_id).await?,
-            Some(Payload::ReleaseResourcesCommand(command)) => inner.release(&command.execution_id).await?,
+            Some(Payload::AllocateResourcesCommand(command)) => {
+                inner.allocate(incoming.trace, &command.execution_id).await?;
+            }
+            Some(Payload::ReleaseResourcesCommand(command)) => {
+                inner.release(&command.execution_id, command.attempt.max(1)).await?;
+            }
             _ => {}
         }
         Ok(())
@@ -152,100 +176,269 @@ impl Handler for Scheduler {
 }
 
 impl Inner {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn allocate(&self, incoming: &Incoming, execution_id: &str) -> Result<(), StoreError> {
-        let (events, _) = read_log(self.store.as_ref(), &AggregateId::from(execution_id), &TYPES).await?;
-        let log = Log::of(&events);
-        if log.over {
-            return Ok(());
-        }
-        let since = incoming.event.occurred_at.as_ref().and_then(from_timestamp).unwrap_or_else(SystemTime::now);
-        let claim = Claim { execution_id: execution_id.to_owned(), priority: log.priority as i32, since };
-        match self.claims.insert(&claim).await {
-            // A second delivery: the claim is there already.
-            Ok(_) | Err(StoreError::RevisionMismatch { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let admission = self.queue().claim(execution_id, log.priority, since);
-        self.gauges();
-        match admission {
-            Admission::Granted => self.announce(execution_id, Some(incoming.trace)).await,
-            Admission::Waiting(place) => {
-                self.tell_place(execution_id, place, incoming.trace).await?;
-                // A slot may have become free since.
-                self.dispatch().await
+    async fn load(&self, repair: bool) -> Result<(), StoreError> {
+        self.refresh().await?;
+        let mut query = PageQuery { index: BY_TIME, limit: 1_000, ..PageQuery::default() };
+        loop {
+            let page = self.claims.page(query.clone()).await?;
+            for claim in page.documents.into_iter().map(|versioned| versioned.document) {
+                let id = claim.execution_id.clone();
+                let (events, _) = read_log(self.store.as_ref(), &AggregateId::from(id.as_str()), &TYPES).await?;
+                let log = Log::of(&id, &events);
+                let job = claim.into_job();
+                match log.accepted {
+                    _ if log.over => {
+                        // Its release was not handled, or can't be any more because the log is gone.
+                        if repair {
+                            self.claims.delete(&id).await?;
+                        }
+                    }
+                    Some(at) => self.state().queue.restore_granted(job, at),
+                    None => drop(self.state().queue.claim(job, SystemTime::now())),
+                }
+            }
+            query.after = page.next;
+            if query.after.is_none() {
+                return Ok(());
             }
         }
     }
 
-    async fn release(&self, execution_id: &str) -> Result<(), StoreError> {
-        self.claims.delete(execution_id).await?;
-        self.queue().release(execution_id);
+    /// Looks at the runners and the switches.
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
+        let alive = self.members.alive().await?;
+        let switches = self.switches.get(Switches::ID).await?.map(|found| found.document).unwrap_or_default();
+        let runners: Vec<_> = alive
+            .into_iter()
+            .filter_map(|member| Some((member.clone(), Runner::decode(member.words.as_slice()).ok()?)))
+            .collect();
+        let offers: BTreeMap<_, _> =
+            runners.iter().map(|(member, runner)| (member.name.clone(), offer(member, runner))).collect();
+        let changed = {
+            let mut state = self.state();
+            state.queue.set_runners(offers);
+            state.queue.set_paused(switches.paused);
+            state.runners = runners;
+            let changed = state.switches.changes != switches.changes;
+            state.switches = switches;
+            changed
+        };
+        if changed {
+            self.take_over_priorities().await?;
+        }
+        self.gauges();
+        Ok(())
+    }
+
+    /// Looks for claims whose priority another process has changed.
+    async fn take_over_priorities(&self) -> Result<(), StoreError> {
+        let waiting: Vec<Job> = self.state().queue.waiting().cloned().collect();
+        for job in waiting {
+            let Some(claim) = self.claims.get(&job.execution_id).await? else { continue };
+            let priority = crate::claim::priority(claim.document.priority);
+            if priority != job.priority {
+                self.state().queue.set_priority(&job.execution_id, priority, SystemTime::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the slots of executions that are over by their logs. In ordinary operation there are none: the release is
+    /// on its way, and is seen to by the command.
+    async fn compare(&self) -> Result<(), StoreError> {
+        let granted: Vec<Job> = self.state().queue.granted().cloned().collect();
+        for job in granted {
+            if !self.is_over(&job).await? {
+                continue;
+            }
+            // The command may be a moment away.
+            sleep(LOOK).await;
+            let still = self.state().queue.job(&job.execution_id).is_some_and(|now| now.attempt == job.attempt);
+            if still && self.is_over(&job).await? {
+                tracing::warn!(execution_id = job.execution_id, "a slot was still held by an execution that is over");
+                metrics::counter!("reconciler_repairs_total", "what" => "slot").increment(1);
+                self.release(&job.execution_id, job.attempt).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_over(&self, job: &Job) -> Result<bool, StoreError> {
+        let id = job.execution_id.as_str();
+        let (events, _) = read_log(self.store.as_ref(), &AggregateId::from(id), &TYPES).await?;
+        let log = Log::of(id, &events);
+        Ok(log.over || log.job.attempt > job.attempt)
+    }
+
+    async fn allocate(&self, trace: TraceParent, execution_id: &str) -> Result<(), StoreError> {
+        let (events, _) = read_log(self.store.as_ref(), &AggregateId::from(execution_id), &TYPES).await?;
+        let log = Log::of(execution_id, &events);
+        if log.over || log.allocate.is_none() {
+            return Ok(());
+        }
+        let job = log.job;
+        let earlier = self.state().queue.job(execution_id).is_some_and(|earlier| earlier.attempt < job.attempt);
+        if earlier {
+            // The command to release it is on its way, and comes too late.
+            self.release(execution_id, job.attempt - 1).await?;
+        }
+        if let Some(at) = log.accepted
+            && !self.state().queue.has_slot(execution_id)
+        {
+            // It was given before a crash that came before its claim was durable.
+            self.state().queue.restore_granted(job.clone(), at);
+        }
+        let admission = self.state().queue.claim(job.clone(), SystemTime::now());
+        self.gauges();
+        match admission {
+            Admission::Granted => {
+                self.keep(&job).await?;
+                self.announce(&job, Some(trace)).await
+            }
+            Admission::TooLarge => self.refuse(&job, trace).await,
+            Admission::Waiting => {
+                // What is given out is in the log; the claim says that there is something to look for after a restart, and
+                // until it is durable the command is delivered again.
+                let (kept, dispatched) = tokio::join!(self.keep(&job), self.dispatch());
+                kept.and(dispatched)?;
+                if !self.state().queue.has_slot(execution_id) {
+                    self.tell_place(&job, trace).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the claim durable.
+    async fn keep(&self, job: &Job) -> Result<(), StoreError> {
+        match self.claims.insert(&Claim::of(job)).await {
+            Ok(_) => Ok(()),
+            // A second delivery, or the claim of an earlier attempt.
+            Err(StoreError::RevisionMismatch { .. }) => {
+                let Some(found) = self.claims.get(&job.execution_id).await? else {
+                    return Err(StoreError::Unavailable("a claim on a slot was removed meanwhile".to_owned()));
+                };
+                if found.document.attempt < job.attempt {
+                    self.claims.update(&Claim::of(job), found.revision).await?;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn release(&self, execution_id: &str, attempt: i32) -> Result<(), StoreError> {
+        if let Some(found) = self.claims.get(execution_id).await?
+            && found.document.attempt <= attempt
+        {
+            match self.claims.delete_if(execution_id, found.revision).await {
+                // A later attempt, or a new priority.
+                Err(StoreError::RevisionMismatch { .. }) => {
+                    return Err(StoreError::Unavailable("a claim on a slot was changed meanwhile".to_owned()));
+                }
+                other => drop(other?),
+            }
+        }
+        {
+            let queue = &mut self.state().queue;
+            if queue.job(execution_id).is_some_and(|job| job.attempt <= attempt) {
+                queue.release(execution_id, SystemTime::now());
+            }
+        }
         self.gauges();
         self.dispatch().await
     }
 
     /// Gives out free slots as long as somebody waits.
-    async fn dispatch(&self) -> Result<(), StoreError> {
+    pub(crate) async fn dispatch(&self) -> Result<(), StoreError> {
         loop {
-            let Some(next) = self.queue().admit_next() else { return Ok(()) };
+            let Some(next) = self.state().queue.admit_next(SystemTime::now()) else { return Ok(()) };
             self.gauges();
-            if let Err(error) = self.announce(&next.execution_id, None).await {
-                self.queue().put_back(&next);
+            if let Err(error) = self.announce(&next, None).await {
+                self.state().queue.put_back(&next, SystemTime::now());
                 return Err(error);
             }
         }
     }
 
     /// Appends that the execution has its slot, once. One that needs it no longer gives it back.
-    async fn announce(&self, execution_id: &str, trace: Option<TraceParent>) -> Result<(), StoreError> {
+    async fn announce(&self, job: &Job, trace: Option<TraceParent>) -> Result<(), StoreError> {
         let accepted = |log: &Log<'_>| {
-            (!log.accepted).then(|| ExecutionAccepted {
-                execution_id: execution_id.to_owned(),
+            log.accepted.is_none().then(|| ExecutionAccepted {
+                execution_id: job.execution_id.clone(),
                 queue_position: 0,
                 estimated_wait: None,
-                priority: log.priority as i32,
+                priority: job.priority as i32,
                 runner: String::new(),
-                attempt: 1,
+                attempt: job.attempt,
             })
         };
-        if self.append_to_open(execution_id, ordinal::ACCEPTED, trace, accepted).await? {
+        if self.append_to_open(job, ordinal::ACCEPTED, trace, accepted).await? {
             return Ok(());
         }
-        self.claims.delete(execution_id).await?;
-        self.queue().release(execution_id);
+        // Not by way of `release`, which gives out more slots: this one is given out by whoever called.
+        if let Some(found) = self.claims.get(&job.execution_id).await?
+            && found.document.attempt <= job.attempt
+        {
+            self.claims.delete(&job.execution_id).await?;
+        }
+        self.state().queue.release(&job.execution_id, SystemTime::now());
         Ok(())
     }
 
-    /// Appends the place of an execution that waits, unless it has its slot by now.
-    async fn tell_place(&self, execution_id: &str, place: usize, trace: TraceParent) -> Result<(), StoreError> {
-        let queued = |log: &Log<'_>| {
-            (!log.accepted).then(|| ExecutionQueued {
-                execution_id: execution_id.to_owned(),
-                position_in_queue: i32::try_from(place).ok(),
-                estimated_start_time: None,
-                attempt: 1,
+    /// Ends an execution that no runner can run.
+    async fn refuse(&self, job: &Job, trace: TraceParent) -> Result<(), StoreError> {
+        let largest = self.state().queue.runners().values().map(|offer| offer.largest.memory_bytes).max();
+        let failed = |_: &Log<'_>| {
+            Some(ExecutionFailed {
+                execution_id: job.execution_id.clone(),
+                exit_code: -1,
+                error_type: ExecutionErrorType::ResourceLimit as i32,
+                error_message: format!(
+                    "it may use {} bytes of memory and {} thousandths of a core, and no runner that is alive is that large \
+                     (the most is {} bytes)",
+                    job.size.memory_bytes,
+                    job.size.cpu_millis,
+                    largest.unwrap_or_default()
+                ),
+                ..ExecutionFailed::default()
             })
         };
-        self.append_to_open(execution_id, ordinal::QUEUED, Some(trace), queued).await.map(drop)
+        self.append_to_open(job, ordinal::REFUSED, Some(trace), failed).await.map(drop)
     }
 
-    /// Appends what `decide` makes of a log that still needs its slot. Returns whether it does.
+    /// Appends the place of an execution that waits, unless it has its slot by now.
+    async fn tell_place(&self, job: &Job, trace: TraceParent) -> Result<(), StoreError> {
+        let place = self.state().queue.place_of(&job.execution_id, SystemTime::now(), TOLD);
+        let queued = |log: &Log<'_>| {
+            log.accepted.is_none().then(|| ExecutionQueued {
+                execution_id: job.execution_id.clone(),
+                position_in_queue: place.and_then(|place| i32::try_from(place).ok()),
+                estimated_start_time: None,
+                attempt: job.attempt,
+            })
+        };
+        self.append_to_open(job, ordinal::QUEUED, Some(trace), queued).await.map(drop)
+    }
+
+    /// Appends what `decide` makes of a log that still needs the slot of this attempt. Returns whether it does.
     async fn append_to_open<P: Into<Payload>>(
         &self,
-        execution_id: &str,
+        job: &Job,
         ordinal: u32,
         trace: Option<TraceParent>,
         decide: impl Fn(&Log<'_>) -> Option<P>,
     ) -> Result<bool, StoreError> {
-        let aggregate = AggregateId::from(execution_id);
+        let aggregate = AggregateId::from(job.execution_id.as_str());
         loop {
             let (events, head) = read_log(self.store.as_ref(), &aggregate, &TYPES).await?;
-            let log = Log::of(&events);
-            let Some(allocate) = log.allocate.filter(|_| !log.over) else { return Ok(false) };
+            let log = Log::of(&job.execution_id, &events);
+            let open = |_: &&Event| !log.over && log.job.attempt == job.attempt;
+            let Some(allocate) = log.allocate.filter(open) else { return Ok(false) };
             let Some(payload) = decide(&log) else { return Ok(true) };
             let cause = Cause::new(allocate, GROUP);
             let event = trace.map_or(cause, |trace| cause.traced(trace)).derive(ordinal, payload);
@@ -257,40 +450,25 @@ impl Inner {
     }
 
     fn gauges(&self) {
-        let (in_use, depth) = {
-            let queue = self.queue();
-            (queue.in_use(), queue.depth())
+        let (in_use, depth, slots) = {
+            let state = self.state();
+            (state.queue.in_use(), state.queue.depth(), state.queue.slots())
         };
         #[allow(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
         {
+            metrics::gauge!("scheduler_slots").set(slots as f64);
             metrics::gauge!("scheduler_slots_in_use").set(in_use as f64);
             metrics::gauge!("scheduler_queue_depth").set(depth as f64);
         }
     }
 }
 
-/// What the scheduler wants to know of a log.
-struct Log<'a> {
-    priority: QueuePriority,
-    allocate: Option<&'a Event>,
-    /// Has its slot.
-    accepted: bool,
-    /// Ended, or its slot was asked back, or it was deleted.
-    over: bool,
-}
-
-impl<'a> Log<'a> {
-    fn of(events: &'a [Arc<Event>]) -> Self {
-        let mut log = Log { priority: QueuePriority::Normal, allocate: None, accepted: false, over: events.is_empty() };
-        for event in events {
-            match &event.payload {
-                Some(Payload::ExecutionRequested(request)) => log.priority = priority(request.priority),
-                Some(Payload::AllocateResourcesCommand(_)) => log.allocate = Some(event),
-                Some(Payload::ExecutionAccepted(_)) => log.accepted = true,
-                Some(_) => log.over = true,
-                None => {}
-            }
-        }
-        log
+/// What a runner offers, by what it says.
+fn offer(member: &Member, runner: &Runner) -> Offer {
+    let or_any = |number: i64| if number == 0 { i64::MAX } else { number };
+    Offer {
+        slots: usize::try_from(runner.slots).unwrap_or_default(),
+        largest: Size { cpu_millis: or_any(runner.cpu_millis), memory_bytes: or_any(runner.memory_bytes) },
+        draining: member.draining,
     }
 }

@@ -1,38 +1,119 @@
 //! The queue: who has a slot, who waits, who is next. Pure state, no I/O.
+//!
+//! - **Order.** Of a user's own executions the one with the least [`Job::rank`] is first: the time since when it waits,
+//!   plus [`Policy::ageing`] for each step of priority below the highest. So a higher priority is worth some waiting.
+//! - **Urgency.** Users whose first executions have a higher priority come first; a user that is served nothing rises by a
+//!   step with each [`Policy::ageing`], so that nobody waits for ever.
+//! - **Fair shares.** Users whose first executions are equally urgent take turns such that the time for which their
+//!   executions have slots, divided by their weights, stays equal (start-time fair queueing: Goyal, Vin and Cheng, 1996,
+//!   with the time of a run as its length, guessed from the user's last runs and put right at its end).
+//! - **Cost.** To give out a slot takes a time that grows with the logarithm of the users alone.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    time::SystemTime,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, SystemTime},
 };
 
 use runmesh_proto::event::QueuePriority;
+use serde::{Deserialize, Serialize};
 
-/// Where a waiting execution stands: the least is next.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    priority: i32,
-    since: SystemTime,
-    execution_id: String,
+mod explain;
+mod fair;
+
+pub use explain::{Constraint, Standing};
+use fair::{Key, User};
+
+/// After so many releases users are forgotten that are away and owe nothing.
+const SWEEP: u32 = 1_024;
+/// How much of a user's queue is looked at for one that fits into what is free.
+const LOOKS: usize = 64;
+
+/// How slots are shared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// The waiting time that a step of priority is worth: after four times this the lowest priority is served like the
+    /// highest.
+    #[serde(with = "humantime_serde")]
+    pub ageing: Duration,
+    /// How many executions of one user have slots at once. 0: no limit.
+    pub user_limit: usize,
+    /// How many executions have slots at once on all runners together. 0: as many as the runners offer.
+    pub global_limit: usize,
+    /// How much of the slots a user gets beside others, above 0. Users that are not named have the weight 1.
+    pub weights: HashMap<String, f64>,
 }
 
-/// An execution that was given a slot out of the queue.
+impl Default for Policy {
+    fn default() -> Self {
+        Self { ageing: Duration::from_secs(60), user_limit: 0, global_limit: 0, weights: HashMap::new() }
+    }
+}
+
+/// What one execution may use at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Thousandths of a processor core.
+    pub cpu_millis: i64,
+    /// Bytes of memory.
+    pub memory_bytes: i64,
+}
+
+/// What a runner offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// How many executions it runs at once.
+    pub slots: usize,
+    /// The largest execution that it can run.
+    pub largest: Size,
+    /// It takes no more executions.
+    pub draining: bool,
+}
+
+/// An execution that wants a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Next {
+pub struct Job {
     /// The execution.
     pub execution_id: String,
+    /// The user it belongs to.
+    pub user_id: String,
     /// Its priority.
     pub priority: QueuePriority,
-    /// Since when it waited.
+    /// Which attempt this is, from 1.
+    pub attempt: i32,
+    /// Since when it waits.
     pub since: SystemTime,
+    /// What it may use.
+    pub size: Size,
+}
+
+/// An execution that has a slot.
+#[derive(Debug, Clone)]
+struct Grant {
+    job: Job,
+    at: SystemTime,
+    /// What its user was charged for it.
+    charged: Duration,
 }
 
 /// Slots and those who want one.
 #[derive(Debug)]
 pub struct Queue {
-    slots: usize,
-    granted: HashSet<String>,
-    waiting: BTreeSet<Rank>,
-    ranks: HashMap<String, Rank>,
+    policy: Policy,
+    runners: BTreeMap<String, Offer>,
+    granted: HashMap<String, Grant>,
+    waiting: HashMap<String, Job>,
+    users: HashMap<String, User>,
+    /// The users that could be given a slot, in the order of their turns.
+    turns: BTreeSet<fair::Turn>,
+    /// When the first execution of a user becomes more urgent.
+    promotions: BTreeSet<(SystemTime, String)>,
+    /// The turn that was taken last.
+    clock: u64,
+    releases: u32,
+    /// The mean time of a run, of all users.
+    mean: Option<Duration>,
+    paused: bool,
 }
 
 /// What became of a claim.
@@ -40,76 +121,219 @@ pub struct Queue {
 pub enum Admission {
     /// It has a slot.
     Granted,
-    /// It waits, at this place, from 1.
-    Waiting(usize),
+    /// It waits.
+    Waiting,
+    /// There are runners, and it is larger than what any of them can run.
+    TooLarge,
+}
+
+impl Job {
+    /// The place among those of its user: the least is first.
+    fn rank(&self, ageing: Duration) -> SystemTime {
+        self.since + ageing * steps(self.priority)
+    }
+
+    fn key(&self, ageing: Duration) -> Key {
+        (self.rank(ageing), self.execution_id.clone())
+    }
+}
+
+/// How many steps a priority is below the highest.
+fn steps(priority: QueuePriority) -> u32 {
+    match priority {
+        QueuePriority::Critical => 0,
+        QueuePriority::High => 1,
+        QueuePriority::Normal | QueuePriority::Unspecified => 2,
+        QueuePriority::Low => 3,
+        QueuePriority::Background => 4,
+    }
+}
+
+impl Offer {
+    fn fits(&self, size: Size) -> bool {
+        self.largest.cpu_millis >= size.cpu_millis && self.largest.memory_bytes >= size.memory_bytes
+    }
 }
 
 impl Queue {
-    /// A queue in front of this many slots.
-    pub fn new(slots: usize) -> Self {
-        Self { slots, granted: HashSet::new(), waiting: BTreeSet::new(), ranks: HashMap::new() }
+    /// An empty queue without runners.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            runners: BTreeMap::new(),
+            granted: HashMap::new(),
+            waiting: HashMap::new(),
+            users: HashMap::new(),
+            turns: BTreeSet::new(),
+            promotions: BTreeSet::new(),
+            clock: 0,
+            releases: 0,
+            mean: None,
+            paused: false,
+        }
+    }
+
+    /// The runners that are alive, by name, and what they offer. What those that are gone had keeps its slot until it is
+    /// released.
+    pub fn set_runners(&mut self, runners: BTreeMap<String, Offer>) {
+        self.runners = runners;
+    }
+
+    /// The runners that are alive.
+    pub fn runners(&self) -> &BTreeMap<String, Offer> {
+        &self.runners
+    }
+
+    /// While it is paused no slot is given out.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
     }
 
     /// An execution that had a slot before a restart has it still.
-    pub fn restore_granted(&mut self, execution_id: &str) {
-        self.granted.insert(execution_id.to_owned());
+    pub fn restore_granted(&mut self, job: Job, at: SystemTime) {
+        self.grant(job, at);
     }
 
-    /// Asks for a slot. Asking again changes nothing.
-    pub fn claim(&mut self, execution_id: &str, priority: QueuePriority, since: SystemTime) -> Admission {
-        if self.granted.contains(execution_id) {
+    /// Puts an execution in the queue: [`Queue::admit_next`] gives slots out. Asking again changes nothing.
+    pub fn claim(&mut self, job: Job, now: SystemTime) -> Admission {
+        if self.granted.contains_key(&job.execution_id) {
             return Admission::Granted;
         }
-        if let Some(rank) = self.ranks.get(execution_id) {
-            return Admission::Waiting(self.place(rank));
+        if self.waiting.contains_key(&job.execution_id) {
+            return Admission::Waiting;
         }
-        if self.granted.len() < self.slots && self.waiting.is_empty() {
-            self.granted.insert(execution_id.to_owned());
-            return Admission::Granted;
+        if !self.runners.is_empty() && !self.runners.values().any(|offer| offer.fits(job.size)) {
+            return Admission::TooLarge;
         }
-        self.wait(execution_id, priority, since)
+        self.wait(job, now);
+        Admission::Waiting
     }
 
-    /// Puts an execution in the queue, even while a slot is free: [`Queue::admit_next`] gives it out.
-    pub fn wait(&mut self, execution_id: &str, priority: QueuePriority, since: SystemTime) -> Admission {
-        let priority = match priority {
-            QueuePriority::Unspecified => QueuePriority::Normal,
-            priority => priority,
-        };
-        let rank = Rank { priority: priority as i32, since, execution_id: execution_id.to_owned() };
-        let place = self.place(&rank);
-        self.waiting.insert(rank.clone());
-        self.ranks.insert(execution_id.to_owned(), rank);
-        Admission::Waiting(place)
+    fn wait(&mut self, job: Job, now: SystemTime) {
+        let (clock, key) = (self.clock, job.key(self.policy.ageing));
+        let user = self.users.entry(job.user_id.clone()).or_default();
+        if user.is_idle() {
+            // Who was away has saved nothing up.
+            user.pass = user.pass.max(clock);
+        }
+        user.waiting.insert(key);
+        let user_id = job.user_id.clone();
+        self.waiting.insert(job.execution_id.clone(), job);
+        self.place_user(&user_id, now);
+    }
+
+    /// Changes the priority of an execution that waits. Returns whether it does.
+    pub fn set_priority(&mut self, execution_id: &str, priority: QueuePriority, now: SystemTime) -> bool {
+        let Some(mut job) = self.waiting.remove(execution_id) else { return false };
+        if let Some(user) = self.users.get_mut(&job.user_id) {
+            user.waiting.remove(&job.key(self.policy.ageing));
+        }
+        job.priority = priority;
+        self.wait(job, now);
+        true
     }
 
     /// Gives a slot back, or a place in the queue. Returns whether there was one.
-    pub fn release(&mut self, execution_id: &str) -> bool {
-        if let Some(rank) = self.ranks.remove(execution_id) {
-            self.waiting.remove(&rank);
+    pub fn release(&mut self, execution_id: &str, now: SystemTime) -> bool {
+        if let Some(job) = self.waiting.remove(execution_id) {
+            if let Some(user) = self.users.get_mut(&job.user_id) {
+                user.waiting.remove(&job.key(self.policy.ageing));
+            }
+            self.place_user(&job.user_id, now);
             return true;
         }
-        self.granted.remove(execution_id)
+        let Some(grant) = self.granted.remove(execution_id) else { return false };
+        let took = now.duration_since(grant.at).unwrap_or_default();
+        let weight = self.weight(&grant.job.user_id);
+        if let Some(user) = self.users.get_mut(&grant.job.user_id) {
+            user.running = user.running.saturating_sub(1);
+            user.settle(grant.charged, took, weight);
+        }
+        self.mean = Some(fair::mean(self.mean, took));
+        self.place_user(&grant.job.user_id, now);
+        self.releases = self.releases.wrapping_add(1);
+        if self.granted.is_empty() && self.waiting.is_empty() {
+            // Nobody is there to whom anything could be owed.
+            self.users.clear();
+        } else if self.releases % SWEEP == 0 {
+            self.forget_users(now);
+        }
+        true
     }
 
-    /// Gives a free slot to the next in the queue. `None`: nobody waits, or no slot is free.
-    pub fn admit_next(&mut self) -> Option<Next> {
-        if self.granted.len() >= self.slots {
+    /// Gives a free slot to the next in the queue. `None`: nobody that may have one waits, or no slot is free.
+    pub fn admit_next(&mut self, now: SystemTime) -> Option<Job> {
+        if self.paused || self.free_slots() == 0 {
             return None;
         }
-        let rank = self.waiting.pop_first()?;
-        self.ranks.remove(&rank.execution_id);
-        self.granted.insert(rank.execution_id.clone());
-        let priority = QueuePriority::try_from(rank.priority).unwrap_or(QueuePriority::Normal);
-        Some(Next { execution_id: rank.execution_id, priority, since: rank.since })
+        self.promote(now);
+        let key = self.turns.iter().find_map(|turn| self.first_that_fits(&turn.user_id))?;
+        let job = self.waiting.remove(&key.1)?;
+        if let Some(user) = self.users.get_mut(&job.user_id) {
+            user.waiting.remove(&key);
+            self.clock = self.clock.max(user.pass);
+        }
+        self.grant(job.clone(), now);
+        Some(job)
+    }
+
+    fn first_that_fits(&self, user_id: &str) -> Option<Key> {
+        let fits = |key: &&Key| self.waiting.get(&key.1).is_some_and(|job| self.has_room_for(job.size));
+        self.users.get(user_id)?.waiting.iter().take(LOOKS).find(fits).cloned()
+    }
+
+    fn has_room_for(&self, size: Size) -> bool {
+        self.runners.values().any(|offer| !offer.draining && offer.fits(size))
+    }
+
+    fn grant(&mut self, job: Job, at: SystemTime) {
+        let weight = self.weight(&job.user_id);
+        let user = self.users.entry(job.user_id.clone()).or_default();
+        let charged = user.charge(self.mean, weight);
+        user.running += 1;
+        user.served = Some(at);
+        let user_id = job.user_id.clone();
+        self.granted.insert(job.execution_id.clone(), Grant { job, at, charged });
+        self.place_user(&user_id, at);
     }
 
     /// Takes back what [`Queue::admit_next`] gave: it could not be announced. It waits again, at its place.
-    pub fn put_back(&mut self, next: &Next) {
+    pub fn put_back(&mut self, job: &Job, now: SystemTime) {
         // Unless it was released in the meantime.
-        if self.granted.remove(&next.execution_id) {
-            self.wait(&next.execution_id, next.priority, next.since);
+        let Some(grant) = self.granted.remove(&job.execution_id) else { return };
+        let weight = self.weight(&job.user_id);
+        if let Some(user) = self.users.get_mut(&job.user_id) {
+            user.running = user.running.saturating_sub(1);
+            user.settle(grant.charged, Duration::ZERO, weight);
         }
+        self.wait(grant.job, now);
+    }
+
+    fn weight(&self, user_id: &str) -> f64 {
+        self.policy.weights.get(user_id).copied().filter(|weight| *weight > 0.0).unwrap_or(1.0)
+    }
+
+    /// The execution, if it waits or has a slot.
+    pub fn job(&self, execution_id: &str) -> Option<&Job> {
+        self.waiting.get(execution_id).or_else(|| self.granted.get(execution_id).map(|grant| &grant.job))
+    }
+
+    /// Whether an execution has a slot.
+    pub fn has_slot(&self, execution_id: &str) -> bool {
+        self.granted.contains_key(execution_id)
+    }
+
+    /// The number of slots on runners that take executions, or the limit over all of them.
+    pub fn slots(&self) -> usize {
+        let offered = self.runners.values().filter(|offer| !offer.draining).map(|offer| offer.slots).sum();
+        match self.policy.global_limit {
+            0 => offered,
+            limit => limit.min(offered),
+        }
+    }
+
+    fn free_slots(&self) -> usize {
+        self.slots().saturating_sub(self.granted.len())
     }
 
     /// The number of slots that are given.
@@ -122,66 +346,21 @@ impl Queue {
         self.waiting.len()
     }
 
-    fn place(&self, rank: &Rank) -> usize {
-        self.waiting.range(..rank).count() + 1
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The executions that have slots, in no order.
+    pub fn granted(&self) -> impl Iterator<Item = &Job> {
+        self.granted.values().map(|grant| &grant.job)
+    }
+
+    /// The executions that wait, in no order.
+    pub fn waiting(&self) -> impl Iterator<Item = &Job> {
+        self.waiting.values()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn at(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn slots_go_by_priority_and_then_by_time_and_never_to_more_than_there_are() {
-        let mut queue = Queue::new(1);
-        assert_eq!(queue.claim("a", QueuePriority::Normal, at(1)), Admission::Granted);
-        assert_eq!(queue.claim("b", QueuePriority::Normal, at(2)), Admission::Waiting(1));
-        assert_eq!(queue.claim("c", QueuePriority::Unspecified, at(3)), Admission::Waiting(2));
-        assert_eq!(queue.claim("d", QueuePriority::High, at(4)), Admission::Waiting(1));
-        assert_eq!(
-            queue.claim("c", QueuePriority::Normal, at(9)),
-            Admission::Waiting(3),
-            "asking again changes nothing"
-        );
-        assert_eq!(queue.admit_next(), None);
-        let mut order = Vec::new();
-        let mut holder = "a".to_owned();
-        while queue.release(&holder) {
-            let Some(next) = queue.admit_next() else { break };
-            assert_eq!(queue.in_use(), 1);
-            order.push(next.execution_id.clone());
-            holder = next.execution_id;
-        }
-        assert_eq!(order, ["d", "b", "c"]);
-        assert_eq!((queue.in_use(), queue.depth()), (0, 0));
-    }
-
-    #[test]
-    fn one_that_is_released_while_it_is_being_granted_is_not_put_back() {
-        let mut queue = Queue::new(1);
-        queue.claim("a", QueuePriority::Normal, at(1));
-        queue.claim("b", QueuePriority::Normal, at(2));
-        queue.release("a");
-        let next = queue.admit_next().unwrap();
-        queue.release("b");
-        queue.put_back(&next);
-        assert_eq!((queue.in_use(), queue.depth()), (0, 0));
-    }
-
-    #[test]
-    fn one_that_gives_up_waiting_leaves_no_trace() {
-        let mut queue = Queue::new(1);
-        queue.claim("a", QueuePriority::Normal, at(1));
-        queue.claim("b", QueuePriority::Normal, at(2));
-        assert!(queue.release("b"));
-        assert!(!queue.release("b"));
-        assert!(queue.release("a"));
-        assert_eq!(queue.admit_next(), None);
-        assert_eq!((queue.in_use(), queue.depth()), (0, 0));
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use runmesh_proto::{
         ListExecutionsRequest, RunCasesRequest, RunCasesResponse, WatchExecutionRequest, WatchExecutionResponse,
         execution_service_client::ExecutionServiceClient,
     },
+    queue::queue_service_client::QueueServiceClient,
     result::{GetResultRequest, Result as ExecutionResult, result_service_client::ResultServiceClient},
 };
 use tonic::{Status, Streaming, transport::Channel};
@@ -25,6 +26,8 @@ pub struct Client {
     pub executions: ExecutionServiceClient<Channel>,
     /// ResultService.
     pub results: ResultServiceClient<Channel>,
+    /// QueueService.
+    pub queue: QueueServiceClient<Channel>,
 }
 
 impl Client {
@@ -37,7 +40,8 @@ impl Client {
         let channel = endpoint.connect().await.with_context(|| format!("connecting to {address}"))?;
         Ok(Self {
             executions: ExecutionServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
-            results: ResultServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            results: ResultServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            queue: QueueServiceClient::new(channel),
         })
     }
 
@@ -56,6 +60,7 @@ impl Client {
         Ok(Self {
             executions: ExecutionServiceClient::new(channel(executions)?).max_decoding_message_size(MAX_MESSAGE),
             results: ResultServiceClient::new(channel(results)?).max_decoding_message_size(MAX_MESSAGE),
+            queue: QueueServiceClient::new(channel(executions)?),
         })
     }
 

@@ -10,8 +10,8 @@ use runmesh_results::ResultService;
 use runmesh_rpc::{RpcServer, RpcServerBuilder};
 use runmesh_runner::{Runner, Runtimes, Sandbox, Toolchains};
 use runmesh_saga::SagaService;
-use runmesh_scheduler::Scheduler;
-use runmesh_store::{DocumentStore, EventStore, StoreError};
+use runmesh_scheduler::{QueueService, Scheduler};
+use runmesh_store::{DocumentStore, EventStore, Members, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
@@ -32,9 +32,11 @@ pub(super) struct Parts<'a> {
 pub(super) struct Built {
     pub(super) server: RpcServer,
     pub(super) groups: Vec<ConsumerGroup>,
-    /// By itself, since it stops first.
-    pub(super) runner_group: Option<ConsumerGroup>,
+    /// Its group is by itself, since it stops first.
     pub(super) runner: Option<Runner>,
+    pub(super) queue: Option<QueueService>,
+    /// One that works all the time: nobody else shares the store.
+    pub(super) scheduler: Option<Scheduler>,
     /// Where the saga's role is: its timers have to be run.
     pub(super) saga: Option<SagaService>,
 }
@@ -53,7 +55,7 @@ impl Parts<'_> {
         let results = ResultService::build(self.events(), self.documents()).await?;
         let saga = self.saga().await?;
         // Recovery comes before the groups run: what a crash left half done is finished first.
-        let (mut runner, mut runner_group) = (None, None);
+        let mut runner = None;
         // The others need no sandboxes; where executions are created it is asked what one would hold to.
         if self.roles.has(Role::Runner) || self.roles.has(Role::Execution) {
             let (found, toolchains) = self.runtimes().await?;
@@ -62,10 +64,12 @@ impl Parts<'_> {
                 Arc::new(sandbox::open(self.config, self.data, &found, toolchains.readable(), pool)?);
             if self.roles.has(Role::Runner) {
                 let (events, documents) = (self.events(), self.documents());
-                let built =
-                    Runner::build(&self.config.node, events, documents, Arc::clone(&sandbox), toolchains).await?;
+                let members = Members::open(self.documents(), runmesh_scheduler::RUNNERS).await?;
+                let offer = (members, sandbox::offer(self.config));
+                let node = &self.config.node;
+                let built = Runner::build(node, offer, events, documents, Arc::clone(&sandbox), toolchains).await?;
                 built.recover().await?;
-                runner_group = Some(built.consumer_group());
+                built.announce().await?;
                 runner = Some(built);
             }
             if self.roles.has(Role::Execution) {
@@ -74,11 +78,20 @@ impl Parts<'_> {
                 builder = builder.add_service(execution.into_server());
             }
         }
-        // Where the store is shared, one of the schedulers works and this may not be it.
-        if self.roles.has(Role::Scheduler) && !self.store.events.is_shared() {
-            let scheduler = Scheduler::build(&self.config.scheduler, self.events(), self.documents()).await?;
-            scheduler.recover().await?;
-            groups.push(scheduler.consumer_group());
+        let (mut queue, mut scheduler) = (None, None);
+        if self.roles.has(Role::Scheduler) {
+            let config = self.config.scheduler.clone();
+            let service = QueueService::new(config, self.events(), self.documents(), self.intake.clone());
+            // Where the store is shared, one of the schedulers works and this may not be it.
+            if !self.store.events.is_shared() {
+                let built = Scheduler::build(&self.config.scheduler, self.events(), self.documents()).await?;
+                built.recover().await?;
+                groups.push(built.consumer_group());
+                service.set_working(Some(built.clone()));
+                scheduler = Some(built);
+            }
+            builder = builder.add_service(service.clone().into_server());
+            queue = Some(service);
         }
         if self.roles.has(Role::Saga) {
             groups.push(runmesh_saga::consumer_group(&saga));
@@ -93,7 +106,7 @@ impl Parts<'_> {
             builder = builder.add_service(event_log.into_server());
         }
         let saga = Some(saga).filter(|_| self.roles.has(Role::Saga));
-        Ok(Built { server: builder.build(), groups, runner_group, runner, saga })
+        Ok(Built { server: builder.build(), groups, runner, queue, scheduler, saga })
     }
 
     /// The interpreters and compilers of this machine.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use runmesh_bus::{Consumer, Relay, kafka::Tail};
 use runmesh_events::{Catalog, EventType};
-use runmesh_scheduler::Scheduler;
+use runmesh_scheduler::{QueueService, Scheduler};
 use runmesh_store::{Lease, Leases, StoreError};
 use tokio::{
     task::JoinHandle,
@@ -110,6 +110,7 @@ impl Shared {
         config: &Config,
         store: &Store,
         consumer: Consumer,
+        queue: QueueService,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), NodeError>> + Send + use<> {
         let (leases, config, store) = (self.leases.clone(), config.scheduler.clone(), store.clone());
@@ -122,7 +123,15 @@ impl Shared {
                     let scheduler =
                         Scheduler::build(&config, Arc::clone(&store.events), Arc::clone(&store.documents)).await?;
                     scheduler.recover().await?;
-                    consumer.run(scheduler.consumer_group(), turn.clone()).await?;
+                    queue.set_working(Some(scheduler.clone()));
+                    let watch = turn.child_token();
+                    let work = async {
+                        let ended = consumer.run(scheduler.consumer_group(), turn.clone()).await;
+                        watch.cancel();
+                        ended
+                    };
+                    let (ended, ()) = tokio::join!(work, scheduler.watch(watch.clone()));
+                    ended?;
                     Ok::<_, NodeError>(())
                 };
                 let mut work = std::pin::pin!(work);
@@ -134,6 +143,7 @@ impl Shared {
                         work.await
                     }
                 };
+                queue.set_working(None);
                 match ended {
                     Ok(()) => {}
                     Err(error) if error.is_transient() => {

@@ -20,6 +20,7 @@ mod lease;
 mod live;
 pub mod mongodb;
 mod page;
+mod presence;
 mod record;
 pub mod sqlite;
 
@@ -34,4 +35,5 @@ pub use event_store::{Appended, EventStore, Expected, Filter, Position, Stored, 
 pub use follow::follow;
 pub use lease::{Lease, Leases};
 pub use live::{Appends, LiveEvents, Subscription, TypeSet, TypeWake};
+pub use presence::{Member, Members};
 pub use sqlite::SqliteStore;

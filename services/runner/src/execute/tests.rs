@@ -11,7 +11,7 @@ use runmesh_bus::{Delivery, Handler as _, Incoming, Lane};
 use runmesh_events::{AggregateId, Event, EventType, NewEvent, Payload, TraceParent, to_duration};
 use runmesh_proto::event::{CaseCounts, CaseVerdict, CreatePodCommand, DeletePodCommand, ExecutionRequested, RunCase};
 use runmesh_store::{
-    Documents, EventStore as _, Expected, SqliteStore,
+    Documents, EventStore as _, Expected, Members, SqliteStore,
     sqlite::{Durability, SqliteConfig},
 };
 use tempfile::TempDir;
@@ -87,7 +87,9 @@ impl Bed {
         let toolchains = Toolchains::open(Arc::new(Runtimes::default()), folder.path().join("caches")).unwrap();
         let (events, documents) = (Arc::new(store.clone()), Arc::new(store.clone()));
         let stage = Arc::new(Stage { started: sender });
-        let runner = Runner::build("node", events, documents, stage, toolchains).await.unwrap();
+        let members = Members::open(Arc::clone(&documents) as _, "runner").await.unwrap();
+        let offer = (members, crate::Offer::default());
+        let runner = Runner::build("node", offer, events, documents, stage, toolchains).await.unwrap();
         let leases = Documents::open(Arc::new(store.clone())).await.unwrap();
         let bed = Self { store, leases, started, runner, _folder: folder };
         bed.append(request).await;

@@ -5,6 +5,7 @@
 mod events;
 mod executions;
 mod first_line;
+mod queue;
 mod sandbox;
 mod servers;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::bail;
 use hdrhistogram::Histogram;
 
-const PARTS: [&str; 6] = ["latency", "throughput", "sandbox", "events", "servers", "first-line"];
+const PARTS: [&str; 7] = ["latency", "throughput", "sandbox", "queue", "events", "servers", "first-line"];
 
 fn main() -> anyhow::Result<()> {
     // cargo adds --bench.
@@ -28,6 +29,7 @@ fn main() -> anyhow::Result<()> {
             "latency" => runtime.block_on(executions::latency())?,
             "throughput" => runtime.block_on(executions::throughput())?,
             "sandbox" => runtime.block_on(sandbox::measure())?,
+            "queue" => queue::dispatch()?,
             "events" => runtime.block_on(events::rate())?,
             "servers" => runtime.block_on(servers::measure())?,
             _ => first_line::time()?,

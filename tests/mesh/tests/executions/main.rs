@@ -10,6 +10,7 @@ mod kafka;
 mod languages;
 mod limits;
 mod output;
+mod queue;
 mod records;
 mod sagas;
 mod slots;
