@@ -62,8 +62,6 @@ impl<'a> Log<'a> {
                     }
                 }
                 Some(Payload::ExecutionAccepted(_)) => log.accepted = Some(at),
-                // Of an earlier attempt, where the next one is asked for already.
-                Some(Payload::ReleaseResourcesCommand(command)) if command.attempt.max(1) < log.job.attempt => {}
                 Some(_) => log.over = true,
                 None => {}
             }

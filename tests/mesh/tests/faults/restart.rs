@@ -191,7 +191,12 @@ async fn an_execution_whose_runner_is_lost_is_run_again_as_often_as_it_asks_for(
     let again = client.launch(spec("sleep 4; echo done", 2)).await?;
     let once = client.launch(spec("sleep 1000", 1)).await?;
     for _ in 0..2 {
-        eventually("scripts that run", async || Ok((mark.processes().len() >= 2).then_some(()))).await?;
+        let client = mesh.client().await?;
+        for execution_id in [&again, &once] {
+            let ready = |state| matches!(state, ExecutionState::Running | ExecutionState::Failed);
+            let state = async || anyhow::Ok(client.get(execution_id).await?.state());
+            eventually("a script that runs", async || Ok(Some(state().await?).filter(|state| ready(*state)))).await?;
+        }
         mesh.kill()?;
         mesh.restart().await?;
     }

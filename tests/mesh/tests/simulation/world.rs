@@ -18,7 +18,6 @@ use runmesh_proto::{
     },
     queue::{GetQueueStatsRequest, QueueStats, Runner, queue_service_server::QueueService as _},
 };
-use runmesh_saga::{SagaConfig, SagaService};
 use runmesh_scheduler::{QueueService, RUNNERS, Scheduler, SchedulerConfig};
 use runmesh_store::{
     EventStore as _, Expected, Members, SqliteStore, StoreError,
@@ -127,7 +126,7 @@ impl World {
             documents: Arc::new(store.clone()),
             shutdown: CancellationToken::new(),
         };
-        let saga = SagaService::build(SagaConfig::default(), dependencies).await?;
+        let saga = runmesh_saga::SagaService::build(runmesh_saga::SagaConfig::default(), dependencies).await?;
         let saga = runmesh_saga::consumer_group(&saga);
         Ok(Self {
             random: Random(seed),
@@ -205,11 +204,7 @@ impl World {
 
     async fn create(&mut self) -> anyhow::Result<()> {
         let execution_id = uuid::Uuid::now_v7().to_string();
-        let on_runner_loss = if self.random.one_in(2) && std::env::var_os("X_RETRY").is_some() {
-            RunnerLoss::Retry
-        } else {
-            RunnerLoss::Fail
-        } as i32;
+        let on_runner_loss = if self.random.one_in(2) { RunnerLoss::Retry } else { RunnerLoss::Fail } as i32;
         let request = ExecutionRequested {
             execution_id: execution_id.clone(),
             user_id: format!("user-{}", self.random.below(3)),
@@ -393,6 +388,8 @@ impl World {
     async fn never_more_than_there_are(&self) -> anyhow::Result<()> {
         let stats = self.stats().await?;
         ensure!(stats.running <= SLOTS.into(), "{} of {SLOTS} slots are in use", stats.running);
+        let runs = self.runs.len();
+        ensure!(i64::try_from(runs)? <= stats.running, "{runs} run, and {} slots are in use", stats.running);
         // No handler is at work.
         let idle = stats.waiting > 0 && stats.running < stats.slots;
         ensure!(!idle, "{} wait while {} of {} slots are in use", stats.waiting, stats.running, stats.slots);
