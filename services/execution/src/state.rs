@@ -98,7 +98,7 @@ impl ExecutionLog {
             }
             Payload::ExecutionTimeout(ended) => {
                 execution.set_state(ExecutionState::TimedOut);
-                execution.error_message = "the wall-clock limit was reached".to_owned();
+                execution.error_message = lifecycle::TIMEOUT_WORDS.to_owned();
                 execution.resource_usage = ended.resource_usage;
                 held(execution, &ended.receipt);
                 execution.cases = ended.cases.or(execution.cases);
