@@ -54,14 +54,6 @@ impl ExecutionLog {
                 }
             }
             Payload::CreatePodCommand(_) => self.run_asked_for = true,
-            Payload::PodTerminated(lost) if lost.lost_attempt > 0 && !self.terminal => {
-                // It waits for another runner, from its beginning.
-                self.run_asked_for = false;
-                execution.started_at = None;
-                if !self.cancel_asked_for {
-                    execution.set_state(ExecutionState::Queued);
-                }
-            }
             Payload::DeletePodCommand(_) => {
                 self.cancel_asked_for = true;
                 if !self.terminal {
@@ -79,7 +71,9 @@ impl ExecutionLog {
             Payload::PodTerminated(ended) if ended.lost_attempt > 0 && !self.terminal => {
                 // It is run again, from its beginning.
                 self.run_asked_for = false;
-                execution.set_state(ExecutionState::Queued);
+                if !self.cancel_asked_for {
+                    execution.set_state(ExecutionState::Queued);
+                }
                 (execution.started_at, execution.compile) = (None, None);
                 execution.receipt.clear();
             }
@@ -104,7 +98,7 @@ impl ExecutionLog {
             }
             Payload::ExecutionTimeout(ended) => {
                 execution.set_state(ExecutionState::TimedOut);
-                execution.error_message = "the wall-clock limit was reached".to_owned();
+                execution.error_message = lifecycle::TIMEOUT_WORDS.to_owned();
                 execution.resource_usage = ended.resource_usage;
                 held(execution, &ended.receipt);
                 execution.cases = ended.cases.or(execution.cases);

@@ -116,7 +116,7 @@ fn apply(result: &mut ExecutionResult, event: &Event) {
         }
         Some(Payload::ExecutionTimeout(ended)) => {
             result.set_state(ExecutionState::TimedOut);
-            result.error_message = "the wall-clock limit was reached".to_owned();
+            result.error_message = lifecycle::TIMEOUT_WORDS.to_owned();
             result.resource_usage = ended.resource_usage;
             result.receipt.clone_from(&ended.receipt);
             result.cases = ended.cases;

@@ -1,12 +1,14 @@
 //! The state machine: what the log says so far -> which events the saga adds now.
 
+mod attempt;
 mod payloads;
 #[cfg(test)]
 mod tests;
 
 use prost_types::Timestamp;
 use runmesh_events::{Event, EventId, EventType, GroupName, Payload, lifecycle};
-use runmesh_proto::event::{ExecutionRequested, RunnerLoss};
+
+use self::attempt::{Attempt, Request};
 
 /// The saga's name in its events.
 pub const NAME: &str = "execution";
@@ -34,62 +36,6 @@ enum Ending {
     Completed,
     Failed(String),
     Cancelled { reason: String, by: Option<String>, at: Option<Timestamp> },
-}
-
-/// What was asked for, without what can be large.
-#[derive(Debug, Clone, PartialEq)]
-struct Request {
-    /// The request's fields that commands repeat.
-    fields: ExecutionRequested,
-    /// The id of its event.
-    event_id: String,
-    /// The number of its cases.
-    cases: usize,
-}
-
-/// One attempt at the execution. Of several, one at most has a slot: what an earlier one had was released before.
-#[derive(Debug, Clone, PartialEq)]
-struct Attempt {
-    /// From 1.
-    number: i32,
-    allocate_asked: bool,
-    /// The runner that its slot is at, once it has one.
-    runner: Option<String>,
-    run_asked_at: Option<Timestamp>,
-    run_asked: bool,
-    /// Whether its runner gave a sign of life.
-    begun: bool,
-    lost: bool,
-    release_asked: bool,
-    compensating: bool,
-    compensated: bool,
-}
-
-impl Attempt {
-    fn new(number: i32) -> Self {
-        Self {
-            number,
-            allocate_asked: false,
-            runner: None,
-            run_asked_at: None,
-            run_asked: false,
-            begun: false,
-            lost: false,
-            release_asked: false,
-            compensating: false,
-            compensated: false,
-        }
-    }
-
-    /// The steps that were taken and can be undone, in the order in which they were taken.
-    fn taken(&self) -> impl DoubleEndedIterator<Item = &'static str> + use<> {
-        let steps = [
-            (step::ALLOCATE, self.allocate_asked),
-            (step::QUEUE, self.runner.is_some()),
-            (step::START, self.run_asked),
-        ];
-        steps.into_iter().filter(|(_, taken)| *taken).map(|(name, _)| name)
-    }
 }
 
 /// What the log says about the saga.
@@ -387,33 +333,5 @@ pub(crate) enum Cancellable {
 impl Decision {
     fn of(attempt: i32, payload: impl Into<Payload>) -> Self {
         Self { attempt, payload: payload.into() }
-    }
-}
-
-impl Request {
-    fn of(request: &ExecutionRequested, event_id: &str) -> Self {
-        let fields = ExecutionRequested {
-            execution_id: request.execution_id.clone(),
-            language: request.language.clone(),
-            language_version: request.language_version.clone(),
-            runtime_image: request.runtime_image.clone(),
-            runtime_command: request.runtime_command.clone(),
-            runtime_filename: request.runtime_filename.clone(),
-            timeout: request.timeout,
-            cpu_limit: request.cpu_limit.clone(),
-            memory_limit: request.memory_limit.clone(),
-            cpu_request: request.cpu_request.clone(),
-            memory_request: request.memory_request.clone(),
-            priority: request.priority,
-            on_runner_loss: request.on_runner_loss,
-            maximum_retries: request.maximum_retries,
-            ..ExecutionRequested::default()
-        };
-        Self { fields, event_id: event_id.to_owned(), cases: request.cases.len() }
-    }
-
-    /// Whether another attempt may follow this one if its runner is lost.
-    fn may_retry(&self, attempt: i32) -> bool {
-        self.fields.on_runner_loss() == RunnerLoss::Retry && attempt <= self.fields.maximum_retries
     }
 }

@@ -24,7 +24,7 @@ execution scheduler saga runner results event-log relay gateway
 
 {{/* The roles that have gRPC services for the gateway and other callers. */}}
 {{- define "runmesh.apis" -}}
-execution saga results event-log
+execution scheduler saga results event-log
 {{- end -}}
 
 {{/* Labels by which pods are selected: they can never change. */}}

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, ensure};
 use runmesh_mesh_tests::{Client, Mesh, Options, PATIENCE, bad_fields, bash, eventually, reason};
 use runmesh_proto::{
+    event::RunnerLoss,
     execution::{DeleteExecutionRequest, ExecutionSpec, ExecutionState, Limits},
     saga::{
         CancelSagaRequest, GetSagaByExecutionRequest, GetSagaRequest, ListSagasRequest, Saga, SagaState, SagaStepState,
@@ -129,6 +130,35 @@ async fn a_saga_is_cancelled_while_it_runs_and_while_it_waits() -> anyhow::Resul
         let wanted: Vec<_> = (0..5).map(|step| if step < undone { Compensated } else { Skipped }).collect();
         assert_eq!(states(&cancelled), wanted, "{cancelled:?}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_shows_the_attempt_after_one_that_was_lost() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start().await?;
+    let spec = ExecutionSpec { on_runner_loss: RunnerLoss::Retry as i32, maximum_retries: 2, ..bash("sleep 3") };
+    let execution_id = mesh.client().await?.launch(spec).await?;
+    let client = mesh.client().await?;
+    eventually("the script runs", async || {
+        Ok((client.get(&execution_id).await?.state() == ExecutionState::Running).then_some(()))
+    })
+    .await?;
+    mesh.kill()?;
+    mesh.restart().await?;
+    let (client, sagas) = (mesh.client().await?, Sagas::connect(&mesh).await?);
+    let end = client.follow(&execution_id).await?.complete()?.clone();
+    assert_eq!(end.state(), ExecutionState::Completed, "{end:?}");
+    let saga = sagas.of(&execution_id).await?;
+    assert_eq!((saga.state(), states(&saga)), (SagaState::Completed, vec![SagaStepState::Done; 5]), "{saga:?}");
+    let attempts: Vec<i32> = saga.steps.iter().map(|step| step.attempts).collect();
+    assert_eq!((saga.attempt, attempts), (2, vec![2, 2, 2, 2, 1]), "{saga:?}");
+    ensure!(!saga.steps[3].error.is_empty(), "why the first attempt failed: {saga:?}");
+    // The watch has what was undone in between.
+    let undone = sagas.watch(&saga.saga_id, "", usize::MAX).await?.into_iter().any(|message| match message.item {
+        Some(Item::Saga(saga)) => saga.state() == SagaState::Compensating && saga.attempt == 1,
+        _ => false,
+    });
+    ensure!(undone, "the first attempt was not undone");
     Ok(())
 }
 
