@@ -309,7 +309,7 @@ impl Inner {
         metrics::gauge!("runner_active_runs").set(self.active().len() as f64);
     }
 
-    /// Appends the last event of an execution. Only the first call for an execution adds one.
+    /// Appends the last event of an execution, unless it has one: a timer may have ended it too.
     pub(crate) async fn record_end(
         &self,
         cause: Cause<'_>,
@@ -317,7 +317,17 @@ impl Inner {
         ended: Payload,
     ) -> Result<(), StoreError> {
         let event = cause.derive(ordinal::TERMINAL, ended);
-        self.store.append(&AggregateId::from(execution_id), Expected::Any, vec![event]).await.map(drop)
+        let aggregate = AggregateId::from(execution_id);
+        loop {
+            let log = RunLog::read(self.store.as_ref(), execution_id).await?;
+            if log.terminal {
+                return Ok(());
+            }
+            match self.store.append(&aggregate, Expected::Sequence(log.head), vec![event.clone()]).await {
+                Err(StoreError::Conflict { .. }) => {}
+                other => return other.map(drop),
+            }
+        }
     }
 
     /// Ends the execution of a runner that is gone, or the attempt.
