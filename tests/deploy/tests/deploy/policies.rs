@@ -180,6 +180,7 @@ fn further_callers_are_let_in_where_values_say_so() -> anyhow::Result<()> {
     };
     assert_eq!(foreign("execution")?, 1, "networkPolicy.grpc.from");
     assert_eq!(foreign("gateway")?, 1, "networkPolicy.gateway.from");
-    assert_eq!(foreign("saga")?, 0);
+    assert_eq!(foreign("saga")?, 1, "networkPolicy.grpc.from");
+    assert_eq!(foreign("runner")?, 0, "it has no gRPC service");
     Ok(())
 }

@@ -191,8 +191,13 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_start_and_its_folder_and_a_dead_one_is_none() -> anyhow::Result<()> {
-        let mut child =
-            Command::new("/bin/sh").args(["-c", "read _; exit", "/a/folder"]).stdin(Stdio::piped()).spawn()?;
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "echo; read _; exit", "/a/folder"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        // Until then it may have no command line: the kernel lets its parent go on a little before that is there.
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0])?;
         let server = of(&child, "/a/folder");
         assert!(server.runs());
         assert!(server.memory().is_some_and(|bytes| bytes > 4096));
