@@ -18,12 +18,19 @@ async function main({gateway, screenshots}) {
     await page.screenshot({path: path.join(screenshots, "page-running.png")});
     await page.waitForFunction(() => document.querySelector("#verdict").textContent.length > 1);
     await page.screenshot({path: path.join(screenshots, "page-completed.png")});
-    return {
+    const seen = {
       output: await output.textContent(),
       verdict: await page.locator("#verdict").textContent(),
       live,
       problems,
     };
+    // A flood of short lines, which the page has to keep up with.
+    await page.locator("#script").fill("import os, sys\nfor _ in range(900_000): sys.stdout.write('y\\n')\nprint('last')");
+    await page.getByRole("button", {name: "Run"}).click();
+    await page.waitForFunction(() => document.querySelector("#output").textContent.endsWith("last\n"));
+    await page.waitForFunction(() => document.querySelector("#verdict").textContent.startsWith("completed"));
+    await page.screenshot({path: path.join(screenshots, "page-flood.png")});
+    return {...seen, floodLines: (await output.textContent()).split("\n").length - 1};
   });
 }
 

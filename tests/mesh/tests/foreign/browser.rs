@@ -63,5 +63,7 @@ async fn the_page_runs_a_script_and_shows_its_output() -> anyhow::Result<()> {
     ensure!(seen["verdict"].as_str().is_some_and(|verdict| verdict.starts_with("completed")), "{seen}");
     ensure!(seen["live"] == true, "all of the output came at once: {seen}");
     assert_eq!(seen["problems"], json!([]), "errors in the browser's console");
+    let lines = seen["floodLines"].as_u64().context("no flood")?;
+    ensure!((1_000..10_000).contains(&lines), "{lines} lines of a flood are shown");
     Ok(())
 }
