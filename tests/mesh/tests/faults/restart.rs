@@ -136,7 +136,7 @@ async fn no_crash_at_any_moment_loses_an_execution() -> anyhow::Result<()> {
         ensure!(by_itself || lost, "{index} ended as {end:?}");
         client.result(execution_id).await?;
     }
-    assert_eq!(client.list().await?.len(), launched.len().min(50));
+    assert_eq!(client.list().await?.len(), launched.len());
     mark.gone().await?;
     eventually("no slot in use and nobody waiting", async || {
         let answer = client.queue.clone().get_queue_stats(GetQueueStatsRequest {}).await?.into_inner();
