@@ -11,6 +11,7 @@
 mod claim;
 mod handlers;
 mod log;
+mod look;
 pub mod queue;
 mod service;
 

@@ -1,0 +1,122 @@
+//! What the scheduler looks at by itself: claims, runners, switches, and whether what has slots is over.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use prost::Message as _;
+use runmesh_events::AggregateId;
+use runmesh_proto::queue::Runner;
+use runmesh_store::{Member, PageQuery, StoreError, read_log};
+use tokio::time::sleep;
+
+use crate::{
+    claim::{BY_TIME, Switches},
+    handlers::{Inner, LOOK},
+    log::{Log, TYPES},
+    queue::{Job, Offer, Size},
+};
+
+impl Inner {
+    pub(crate) async fn load(&self, repair: bool) -> Result<(), StoreError> {
+        self.refresh().await?;
+        let mut query = PageQuery { index: BY_TIME, limit: 1_000, ..PageQuery::default() };
+        loop {
+            let page = self.claims.page(query.clone()).await?;
+            for claim in page.documents.into_iter().map(|versioned| versioned.document) {
+                let id = claim.execution_id.clone();
+                let (events, _) = read_log(self.store.as_ref(), &AggregateId::from(id.as_str()), &TYPES).await?;
+                let log = Log::of(&id, &events);
+                let job = claim.into_job();
+                match log.accepted {
+                    _ if log.over => {
+                        // Its release was not handled, or can't be any more because the log is gone.
+                        if repair {
+                            self.claims.delete(&id).await?;
+                        }
+                    }
+                    Some(at) => self.state().queue.restore_granted(job, at),
+                    None => drop(self.state().queue.claim(job, SystemTime::now())),
+                }
+            }
+            query.after = page.next;
+            if query.after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks at the runners and the switches.
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
+        let alive = self.members.alive().await?;
+        let switches = self.switches.get(Switches::ID).await?.map(|found| found.document).unwrap_or_default();
+        let runners: Vec<_> = alive
+            .into_iter()
+            .filter_map(|member| Some((member.clone(), Runner::decode(member.words.as_slice()).ok()?)))
+            .collect();
+        let offers: BTreeMap<_, _> =
+            runners.iter().map(|(member, runner)| (member.name.clone(), offer(member, runner))).collect();
+        let changed = {
+            let mut state = self.state();
+            state.queue.set_runners(offers);
+            state.queue.set_paused(switches.paused);
+            state.runners = runners;
+            let changed = state.switches.changes != switches.changes;
+            state.switches = switches;
+            changed
+        };
+        if changed {
+            self.take_over_priorities().await?;
+        }
+        self.gauges();
+        Ok(())
+    }
+
+    /// Looks for claims whose priority another process has changed.
+    async fn take_over_priorities(&self) -> Result<(), StoreError> {
+        let waiting: Vec<Job> = self.state().queue.waiting().cloned().collect();
+        for job in waiting {
+            let Some(claim) = self.claims.get(&job.execution_id).await? else { continue };
+            let priority = crate::claim::priority(claim.document.priority);
+            if priority != job.priority {
+                self.state().queue.set_priority(&job.execution_id, priority, SystemTime::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the slots of executions that are over by their logs. In ordinary operation there are none: the release is
+    /// on its way, and is seen to by the command.
+    pub(crate) async fn compare(&self) -> Result<(), StoreError> {
+        let granted: Vec<Job> = self.state().queue.granted().cloned().collect();
+        for job in granted {
+            if !self.is_over(&job).await? {
+                continue;
+            }
+            // The command may be a moment away.
+            sleep(LOOK).await;
+            let still = self.state().queue.job(&job.execution_id).is_some_and(|now| now.attempt == job.attempt);
+            if still && self.is_over(&job).await? {
+                tracing::warn!(execution_id = job.execution_id, "a slot was still held by an execution that is over");
+                metrics::counter!("reconciler_repairs_total", "what" => "slot").increment(1);
+                self.release(&job.execution_id, job.attempt).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_over(&self, job: &Job) -> Result<bool, StoreError> {
+        let id = job.execution_id.as_str();
+        let (events, _) = read_log(self.store.as_ref(), &AggregateId::from(id), &TYPES).await?;
+        let log = Log::of(id, &events);
+        Ok(log.over || log.job.attempt > job.attempt)
+    }
+}
+
+/// What a runner offers, by what it says.
+fn offer(member: &Member, runner: &Runner) -> Offer {
+    let or_any = |number: i64| if number == 0 { i64::MAX } else { number };
+    Offer {
+        slots: usize::try_from(runner.slots).unwrap_or_default(),
+        largest: Size { cpu_millis: or_any(runner.cpu_millis), memory_bytes: or_any(runner.memory_bytes) },
+        draining: member.draining,
+    }
+}
