@@ -13,7 +13,6 @@ use crate::{
 };
 
 const DEFAULT_PAGE: usize = 50;
-const MAX_PAGE: i32 = 1_000;
 /// How many documents one call looks at to fill a page.
 const SCAN: usize = 5_000;
 
@@ -48,14 +47,10 @@ pub(crate) async fn list(
 
 fn query(request: &ListExecutionsRequest) -> Result<PageQuery, ExecutionError> {
     let mut violations = Vec::new();
-    let limit = match request.page_size {
-        0 => DEFAULT_PAGE,
-        size @ 1..=MAX_PAGE => usize::try_from(size).unwrap_or(DEFAULT_PAGE),
-        size => {
-            violations.push(Violation::new("page_size", format!("is {size}; it has to be from 0 to {MAX_PAGE}")));
-            DEFAULT_PAGE
-        }
-    };
+    let limit = page_token::size(request.page_size, DEFAULT_PAGE).unwrap_or_else(|violation| {
+        violations.push(violation);
+        DEFAULT_PAGE
+    });
     if ExecutionState::try_from(request.state).is_err() {
         violations.push(Violation::new("state", "is not a state that is known here"));
     }

@@ -145,10 +145,7 @@ impl Loaded {
 
 /// Reads the id of an execution from a request.
 pub(crate) fn execution_id(text: &str) -> Result<ExecutionId, ExecutionError> {
-    if text.is_empty() {
-        return Err(ExecutionError::field("execution_id", "is missing"));
-    }
-    text.parse().map_err(|error| ExecutionError::field("execution_id", format!("{error}")))
+    runmesh_rpc::execution_id(text).map_err(|violation| ExecutionError::Invalid(vec![violation]))
 }
 
 /// Whether something was asked for that does not hold in full.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use runmesh_events::ExecutionId;
 use runmesh_proto::result::{
     GetResultRequest, GetResultResponse,
     result_service_server::{self, ResultServiceServer},
@@ -54,11 +53,7 @@ impl ResultService {
 impl result_service_server::ResultService for ResultService {
     async fn get_result(&self, request: Request<GetResultRequest>) -> Result<Response<GetResultResponse>, Status> {
         let text = &request.get_ref().execution_id;
-        if text.is_empty() {
-            return Err(status::invalid_argument("execution_id", "is missing"));
-        }
-        let id: ExecutionId =
-            text.parse().map_err(|error| status::invalid_argument("execution_id", format!("{error}")))?;
+        let id = runmesh_rpc::execution_id(text).map_err(|violation| status::invalid_arguments(vec![violation]))?;
         if let Some(found) = self.results.get(text).await.map_err(refusal)? {
             return Ok(Response::new(GetResultResponse { result: Some(found.document.0) }));
         }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use runmesh_events::{AggregateId, Cause, Event, NewEvent, Payload, TraceParent};
+use runmesh_events::{AggregateId, Cause, Event, NewEvent, Payload, TraceParent, lifecycle};
 use runmesh_proto::event::{
     CompileResult, ContainerStatus, Enforcement, ExecutionErrorType, ExecutionRequested, ExecutionStarted,
     ExecutionStep, PodCreated, PodRunning,
@@ -170,7 +170,7 @@ impl Execution {
 
     /// The name of the sandboxes of this attempt in events.
     pub(crate) fn pod_name(&self) -> String {
-        format!("{}-{}", self.spec.execution_id, self.lease.document.attempt)
+        lifecycle::pod_name(&self.spec.execution_id, self.lease.document.attempt)
     }
 
     /// Waits for something. Meanwhile it keeps the lease, reads what others add to the log, and ends what runs once this

@@ -59,7 +59,7 @@ impl RunLog {
 
 /// Which attempt a command is for, from 1.
 pub(crate) fn attempt_of(command: &CreatePodCommand) -> u32 {
-    u32::try_from(command.attempt).unwrap_or_default().max(1)
+    u32::try_from(lifecycle::attempt(command.attempt)).unwrap_or(1)
 }
 
 /// What became of so many cases, by the log. `None`: there are none.

@@ -8,8 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
-use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload};
-use runmesh_proto::event::{ExecutionRequested, RunnerLoss};
+use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload, lifecycle};
 use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Members, PageQuery, StoreError, Versioned};
 use tokio::{
     sync::watch,
@@ -338,9 +337,11 @@ impl Inner {
             let open = !log.terminal && log.lost < attempt && log.attempt == attempt;
             let Some(command) = log.command.as_deref().filter(|_| open) else { break };
             tracing::warn!(execution_id, node = lease.document.node, "the runner of an execution was lost");
-            if log.cancel.is_none() && log.request.as_ref().is_some_and(|request| runs_again(request, attempt)) {
-                let again = verdict::lost_attempt(execution_id, attempt, words);
-                let event = command_cause(command).derive(ordinal::LOST, again);
+            let number = i32::try_from(attempt).unwrap_or(i32::MAX);
+            let runs_again = log.request.as_ref().is_some_and(|request| lifecycle::may_retry(request, number));
+            if log.cancel.is_none() && runs_again {
+                let lost = lifecycle::attempt_lost(execution_id, number, "runner lost", words);
+                let event = command_cause(command).derive(ordinal::LOST, lost);
                 let aggregate = AggregateId::from(execution_id.as_str());
                 match self.store.append(&aggregate, Expected::Sequence(log.head), vec![event]).await {
                     // It may have ended just now, or been cancelled.
@@ -364,11 +365,6 @@ impl Inner {
             other => other.map(drop),
         }
     }
-}
-
-/// Whether an execution is run again after so many attempts were lost.
-fn runs_again(request: &ExecutionRequested, lost: u32) -> bool {
-    request.on_runner_loss() == RunnerLoss::Retry && i64::from(lost) <= i64::from(request.maximum_retries)
 }
 
 /// The command to run as the cause of events.

@@ -1,5 +1,6 @@
 //! How a run ended, as events.
 
+pub(crate) use runmesh_events::lifecycle::NO_EXIT_CODE;
 use runmesh_events::{Payload, to_duration};
 use runmesh_proto::event::{
     CaseCounts, Enforcement, ExecutionCancelled, ExecutionCompleted, ExecutionErrorType, ExecutionFailed,
@@ -8,9 +9,6 @@ use runmesh_proto::event::{
 use runmesh_store::StoreError;
 
 use crate::{Ending, Limit, Outcome, RunSpec, SandboxError, Usage, log::CancelRequest, output::Tails};
-
-/// Stands for "there is no exit code".
-pub(crate) const NO_EXIT_CODE: i32 = -1;
 
 /// What is known of a run when it ends.
 pub(crate) struct Ended<'a> {
@@ -245,19 +243,6 @@ pub(crate) fn not_recorded(execution_id: &str, error: &StoreError) -> Payload {
 /// The end of an execution whose runner is gone.
 pub(crate) fn runner_lost(execution_id: &str, words: &str) -> Payload {
     without_run(execution_id, ExecutionErrorType::RunnerLost, words.to_owned())
-}
-
-/// The end of an attempt that is made again.
-pub(crate) fn lost_attempt(execution_id: &str, attempt: u32, words: &str) -> Payload {
-    PodTerminated {
-        execution_id: execution_id.to_owned(),
-        pod_name: format!("{execution_id}-{attempt}"),
-        exit_code: NO_EXIT_CODE,
-        reason: Some("runner lost".to_owned()),
-        message: Some(words.to_owned()),
-        lost_attempt: i32::try_from(attempt).unwrap_or(i32::MAX),
-    }
-    .into()
 }
 
 /// The end of what could not be started.

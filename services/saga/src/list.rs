@@ -13,7 +13,6 @@ use crate::{
 };
 
 const DEFAULT_PAGE: usize = 50;
-const MAX_PAGE: i32 = 1_000;
 /// How many documents one call looks at to fill a page.
 const SCAN: usize = 5_000;
 
@@ -62,14 +61,10 @@ fn has_state(saga: &Saga, request: &ListSagasRequest) -> bool {
 
 fn query(request: &ListSagasRequest) -> Result<PageQuery, SagaError> {
     let mut violations = Vec::new();
-    let limit = match request.page_size {
-        0 => DEFAULT_PAGE,
-        size @ 1..=MAX_PAGE => usize::try_from(size).unwrap_or(DEFAULT_PAGE),
-        size => {
-            violations.push(Violation::new("page_size", format!("is {size}; it has to be from 0 to {MAX_PAGE}")));
-            DEFAULT_PAGE
-        }
-    };
+    let limit = page_token::size(request.page_size, DEFAULT_PAGE).unwrap_or_else(|violation| {
+        violations.push(violation);
+        DEFAULT_PAGE
+    });
     for (place, state) in request.states.iter().enumerate() {
         if matches!(SagaState::try_from(*state), Err(_) | Ok(SagaState::Unspecified)) {
             violations.push(Violation::new(format!("states[{place}]"), "is not a state that is known here"));

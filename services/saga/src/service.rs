@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::Stream;
-use runmesh_events::{AggregateId, Event, EventId, ExecutionId};
+use runmesh_events::{AggregateId, Event, EventId};
 use runmesh_proto::saga::{
     CancelSagaRequest, CancelSagaResponse, GetSagaByExecutionRequest, GetSagaByExecutionResponse, GetSagaRequest,
     GetSagaResponse, ListSagasRequest, ListSagasResponse, WatchSagaRequest, WatchSagaResponse,
@@ -122,10 +122,7 @@ impl SagaService {
     }
 
     async fn by_execution(&self, text: &str) -> Result<SagaView, SagaError> {
-        if text.is_empty() {
-            return Err(SagaError::field("execution_id", "is missing"));
-        }
-        let id: ExecutionId = text.parse().map_err(|error| SagaError::field("execution_id", format!("{error}")))?;
+        let id = runmesh_rpc::execution_id(text).map_err(|violation| SagaError::Invalid(vec![violation]))?;
         let loaded = self.load(&id.aggregate()).await?;
         let view = loaded.view();
         if !view.exists() {

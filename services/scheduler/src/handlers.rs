@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
-use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload, TraceParent};
+use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload, TraceParent, lifecycle};
 use runmesh_proto::{
     event::{ExecutionAccepted, ExecutionErrorType, ExecutionFailed, ExecutionQueued},
     queue::Runner,
@@ -165,7 +165,7 @@ impl Handler for Scheduler {
                 inner.allocate(incoming.trace, &command.execution_id).await?;
             }
             Some(Payload::ReleaseResourcesCommand(command)) => {
-                inner.release(&command.execution_id, command.attempt.max(1)).await?;
+                inner.release(&command.execution_id, lifecycle::attempt(command.attempt)).await?;
             }
             _ => {}
         }
@@ -235,18 +235,21 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn release(&self, execution_id: &str, attempt: i32) -> Result<(), StoreError> {
-        if let Some(found) = self.claims.get(execution_id).await?
-            && found.document.attempt <= attempt
-        {
-            match self.claims.delete_if(execution_id, found.revision).await {
-                // A later attempt, or a new priority.
-                Err(StoreError::RevisionMismatch { .. }) => {
-                    return Err(StoreError::Unavailable("a claim on a slot was changed meanwhile".to_owned()));
-                }
-                other => drop(other?),
+    /// Removes the claim of this attempt, or of an earlier one.
+    async fn forget(&self, execution_id: &str, attempt: i32) -> Result<(), StoreError> {
+        let found = self.claims.get(execution_id).await?;
+        let Some(found) = found.filter(|found| found.document.attempt <= attempt) else { return Ok(()) };
+        match self.claims.delete_if(execution_id, found.revision).await {
+            // A later attempt, or a new priority.
+            Err(StoreError::RevisionMismatch { .. }) => {
+                Err(StoreError::Unavailable("a claim on a slot was changed meanwhile".to_owned()))
             }
+            other => other.map(drop),
         }
+    }
+
+    pub(crate) async fn release(&self, execution_id: &str, attempt: i32) -> Result<(), StoreError> {
+        self.forget(execution_id, attempt).await?;
         {
             let queue = &mut self.state().queue;
             if queue.job(execution_id).is_some_and(|job| job.attempt <= attempt) {
@@ -285,11 +288,7 @@ impl Inner {
             return Ok(());
         }
         // Not by way of `release`, which gives out more slots: this one is given out by whoever called.
-        if let Some(found) = self.claims.get(&job.execution_id).await?
-            && found.document.attempt <= job.attempt
-        {
-            self.claims.delete(&job.execution_id).await?;
-        }
+        self.forget(&job.execution_id, job.attempt).await?;
         self.state().queue.release(&job.execution_id, SystemTime::now());
         Ok(())
     }
@@ -300,7 +299,7 @@ impl Inner {
         let failed = |_: &Log<'_>| {
             Some(ExecutionFailed {
                 execution_id: job.execution_id.clone(),
-                exit_code: -1,
+                exit_code: lifecycle::NO_EXIT_CODE,
                 error_type: ExecutionErrorType::ResourceLimit as i32,
                 error_message: format!(
                     "it may use {} bytes of memory and {} thousandths of a core, and no runner that is alive is that large \

@@ -55,7 +55,7 @@ impl<'a> Log<'a> {
                         Size { cpu_millis: cpu.unwrap_or_default(), memory_bytes: memory.unwrap_or_default() };
                 }
                 Some(Payload::AllocateResourcesCommand(command)) => {
-                    (log.job.attempt, log.accepted, log.over) = (command.attempt.max(1), None, false);
+                    (log.job.attempt, log.accepted, log.over) = (lifecycle::attempt(command.attempt), None, false);
                     if log.allocate.replace(event).is_none() {
                         // One whose runner was lost does not wait as if it had come now.
                         log.job.since = at;

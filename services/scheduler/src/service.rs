@@ -7,9 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::{Stream, stream};
-use runmesh_events::{ExecutionId, to_duration, to_timestamp};
+use runmesh_events::{to_duration, to_timestamp};
 use runmesh_proto::{
     event::QueuePriority,
     queue::{
@@ -22,7 +21,7 @@ use runmesh_proto::{
         watch_queue_response::Item,
     },
 };
-use runmesh_rpc::status;
+use runmesh_rpc::{Violation, page_token, status};
 use runmesh_store::{DocumentStore, EventStore, StoreError};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +29,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Scheduler, SchedulerConfig, SchedulerError,
-    claim::Switches,
+    claim::{Claim, Switches},
     handlers::State,
     queue::{Constraint, Job, Queue},
 };
@@ -42,13 +41,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How often a watched queue is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 const DEFAULT_PAGE: usize = 100;
-const MAX_PAGE: i32 = 1_000;
 /// How many users stats tell of.
 const TOLD_USERS: usize = 100;
 /// The greatest number of characters of a reason.
 const MAX_REASON: usize = 256;
-/// How often a document is written while others write it too.
-const TRIES: usize = 16;
 
 /// The service. Where the store is shared one process schedules; the others tell what the documents say. Clones share
 /// everything.
@@ -115,23 +111,13 @@ impl QueueService {
     /// Changes the switches, and has the scheduler of this process see it at once.
     async fn switch(&self, change: impl Fn(&mut Switches)) -> Result<(), Status> {
         let scheduler = self.scheduler().await?;
-        for _ in 0..TRIES {
-            let seen = scheduler.inner.switches.get(Switches::ID).await.map_err(refusal)?;
-            let mut switches = seen.as_ref().map(|seen| seen.document.clone()).unwrap_or_default();
+        let changed = |switches: Option<&Switches>| {
+            let mut switches = switches.cloned().unwrap_or_default();
             change(&mut switches);
-            let written = match seen {
-                Some(seen) => scheduler.inner.switches.update(&switches, seen.revision).await,
-                None => scheduler.inner.switches.insert(&switches).await,
-            };
-            match written {
-                Err(StoreError::RevisionMismatch { .. }) => {}
-                other => {
-                    other.map_err(refusal)?;
-                    return self.refresh().await;
-                }
-            }
-        }
-        Err(status::unavailable("the queue's switches are written by others again and again".to_owned(), RETRY_AFTER))
+            Some(switches)
+        };
+        scheduler.inner.switches.change(Switches::ID, changed).await.map_err(refusal)?;
+        self.refresh().await
     }
 
     async fn refresh(&self) -> Result<(), Status> {
@@ -156,7 +142,7 @@ impl QueueService {
 
     /// Where an execution stands, if it waits.
     async fn entry(&self, execution_id: &str) -> Result<QueueEntry, Status> {
-        let id = parse(execution_id)?;
+        let id = runmesh_rpc::execution_id(execution_id).map_err(refused)?;
         let scheduler = self.scheduler().await?;
         let found = {
             let state = scheduler.inner.state();
@@ -173,13 +159,6 @@ impl QueueService {
             }
         }
     }
-}
-
-fn parse(execution_id: &str) -> Result<ExecutionId, Status> {
-    if execution_id.is_empty() {
-        return Err(status::invalid_argument("execution_id", "is missing"));
-    }
-    execution_id.parse().map_err(|error| status::invalid_argument("execution_id", format!("{error}")))
 }
 
 fn entry(queue: &Queue, job: &Job) -> Option<QueueEntry> {
@@ -248,18 +227,13 @@ fn stats(state: &State) -> QueueStats {
 
 /// The page after a token, of those who wait, the longest first.
 fn page(queue: &Queue, request: &ListQueueRequest) -> Result<ListQueueResponse, Status> {
-    let size = match request.page_size {
-        0 => DEFAULT_PAGE,
-        size @ 1..=MAX_PAGE => usize::try_from(size).unwrap_or(DEFAULT_PAGE),
-        size => {
-            let words = format!("is {size}; it has to be from 0 to {MAX_PAGE}");
-            return Err(status::invalid_argument("page_size", words));
-        }
-    };
-    let after = match request.page_token.as_str() {
-        "" => None,
-        token => Some(parse_token(token).ok_or_else(|| status::invalid_argument("page_token", "is not one of these"))?),
-    };
+    let size = page_token::size(request.page_size, DEFAULT_PAGE).map_err(refused)?;
+    let filters = request.user_id.as_bytes();
+    let after = page_token::decode(&request.page_token, filters).and_then(|after| match after {
+        Some(after) => parse_place(&after).map(Some),
+        None => Some(None),
+    });
+    let after = after.ok_or_else(|| status::invalid_argument("page_token", "is not one of these"))?;
     let micros = |job: &Job| job.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     let mut jobs: Vec<(u128, &Job)> = queue
         .waiting()
@@ -275,12 +249,12 @@ fn page(queue: &Queue, request: &ListQueueRequest) -> Result<ListQueueResponse, 
     let next = jobs.last().filter(|_| more).map(|(since, job)| format!("{since} {}", job.execution_id));
     Ok(ListQueueResponse {
         entries: jobs.into_iter().filter_map(|(_, job)| entry(queue, job)).collect(),
-        next_page_token: next.map(|text| BASE64_URL_SAFE_NO_PAD.encode(text)).unwrap_or_default(),
+        next_page_token: page_token::encode(next, filters),
     })
 }
 
-fn parse_token(token: &str) -> Option<(u128, String)> {
-    let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+/// Where a page ended: since when its last one waits, and its id.
+fn parse_place(text: &str) -> Option<(u128, String)> {
     let (since, id) = text.split_once(' ')?;
     Some((since.parse().ok()?, id.to_owned()))
 }
@@ -335,19 +309,9 @@ impl queue_service_server::QueueService for QueueService {
         };
         self.entry(execution_id).await?;
         let scheduler = self.scheduler().await?;
-        for _ in 0..TRIES {
-            // One whose claim is not durable yet, or not any more, is about to change anyway.
-            let Some(found) = scheduler.inner.claims.get(execution_id).await.map_err(refusal)? else { break };
-            let mut claim = found.document;
-            claim.priority = priority as i32;
-            match scheduler.inner.claims.update(&claim, found.revision).await {
-                Err(StoreError::RevisionMismatch { .. }) => {}
-                other => {
-                    other.map_err(refusal)?;
-                    break;
-                }
-            }
-        }
+        // One whose claim is not durable yet, or not any more, is about to change anyway.
+        let changed = |claim: Option<&Claim>| Some(Claim { priority: priority as i32, ..claim?.clone() });
+        scheduler.inner.claims.change(execution_id, changed).await.map_err(refusal)?;
         scheduler.inner.state().queue.set_priority(execution_id, priority, SystemTime::now());
         if self.working().is_none() {
             self.switch(|switches| switches.changes += 1).await?;
@@ -425,4 +389,8 @@ fn differ(a: &QueueStats, b: &QueueStats) -> bool {
 
 fn refusal(error: StoreError) -> Status {
     if error.is_transient() { status::unavailable(error.to_string(), RETRY_AFTER) } else { status::internal(&error) }
+}
+
+fn refused(violation: Violation) -> Status {
+    status::invalid_arguments(vec![violation])
 }

@@ -1,6 +1,8 @@
 //! Which events mean what in the life of an execution, for every service that reads an execution's log.
 
-use runmesh_proto::event::{DeletePodCommand, Event, EventType, ExecutionCancelled};
+use runmesh_proto::event::{
+    DeletePodCommand, Event, EventType, ExecutionCancelled, ExecutionRequested, PodTerminated, RunnerLoss,
+};
 
 use crate::{NewEvent, TraceParent};
 
@@ -64,6 +66,28 @@ pub const MAX_CANCEL_REASON: usize = 1_024;
 /// The attempt that an event is about, from 1. Events that were recorded before there were attempts have 0.
 pub fn attempt(number: i32) -> i32 {
     number.max(1)
+}
+
+/// Whether an execution is run again after this attempt was lost with its runner.
+pub fn may_retry(request: &ExecutionRequested, attempt: i32) -> bool {
+    request.on_runner_loss() == RunnerLoss::Retry && attempt <= request.maximum_retries
+}
+
+/// The name of an attempt's sandbox in events.
+pub fn pod_name(execution_id: &str, attempt: impl std::fmt::Display) -> String {
+    format!("{execution_id}-{attempt}")
+}
+
+/// The loss of an attempt after which another is made: why in a word, and in more of them.
+pub fn attempt_lost(execution_id: &str, attempt: i32, reason: &str, words: &str) -> PodTerminated {
+    PodTerminated {
+        execution_id: execution_id.to_owned(),
+        pod_name: pod_name(execution_id, attempt),
+        exit_code: NO_EXIT_CODE,
+        reason: Some(reason.to_owned()),
+        message: Some(words.to_owned()),
+        lost_attempt: attempt,
+    }
 }
 
 /// The event by which a user cancels the execution whose log begins with `first`. It has to be appended to the log as it

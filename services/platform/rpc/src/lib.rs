@@ -34,6 +34,6 @@ pub use listen::{ConnectionSettings, KeepAlive, Protocols, serve_connections};
 pub use request_size::{MAX_REQUEST_BYTES, REQUEST_TOO_LARGE};
 pub use server::{RpcServer, RpcServerBuilder, ServerConfig};
 pub use stack::LocalChannel;
-pub use status::Violation;
+pub use status::{Violation, execution_id};
 pub use tls::{ClientAuth, IdentityFiles, Tls, TlsError, TlsFiles};
 pub use trace::trace_of;

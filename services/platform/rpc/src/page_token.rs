@@ -1,9 +1,26 @@
-//! Page tokens of lists: where a page ended, and which filters it had.
+//! Pages of lists: how long one is, and its token: where it ended, and which filters it had.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
+
+use crate::Violation;
+
+/// The greatest number of entries of a page.
+const MAX_PAGE: i32 = 1_000;
+
+/// The number of entries of a page, by a request's `page_size`; 0 stands for the default.
+///
+/// # Errors
+/// It is negative or above 1,000.
+pub fn size(asked: i32, default: usize) -> Result<usize, Violation> {
+    match asked {
+        0 => Ok(default),
+        1..=MAX_PAGE => Ok(usize::try_from(asked).unwrap_or(default)),
+        _ => Err(Violation::new("page_size", format!("is {asked}; it has to be from 0 to {MAX_PAGE}"))),
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 struct Token {

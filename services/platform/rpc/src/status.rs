@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, error::Error, time::Duration};
 
+use runmesh_events::ExecutionId;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
@@ -29,6 +30,17 @@ impl Violation {
     pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self { field: field.into(), description: description.into() }
     }
+}
+
+/// Reads the field `execution_id` of a request.
+///
+/// # Errors
+/// It is missing, or no id.
+pub fn execution_id(text: &str) -> Result<ExecutionId, Violation> {
+    if text.is_empty() {
+        return Err(Violation::new("execution_id", "is missing"));
+    }
+    text.parse().map_err(|error| Violation::new("execution_id", format!("{error}")))
 }
 
 /// INVALID_ARGUMENT because of one field.

@@ -11,6 +11,9 @@ use bytes::Bytes;
 
 use crate::StoreError;
 
+/// How often a document is changed anew while others write it too.
+const TRIES: usize = 16;
+
 /// Which writing of a document it is. It grows with each write, also when the document is removed and made again, and so is
 /// a fencing token too.
 pub type Revision = u64;
@@ -241,6 +244,28 @@ impl<T: Document> Documents<T> {
     /// [`StoreError::RevisionMismatch`] when it is not.
     pub async fn update(&self, document: &T, seen: Revision) -> Result<Revision, StoreError> {
         self.store.put(T::COLLECTION, Self::write(document), Some(seen)).await
+    }
+
+    /// Writes what `change` makes of a document, or of there being none; anew when others write it meanwhile. Returns what
+    /// was written. `None`: `change` makes nothing of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when others write it again and again.
+    pub async fn change(&self, id: &str, change: impl Fn(Option<&T>) -> Option<T>) -> Result<Option<T>, StoreError> {
+        for _ in 0..TRIES {
+            let seen = self.get(id).await?;
+            let Some(changed) = change(seen.as_ref().map(|seen| &seen.document)) else { return Ok(None) };
+            let written = match &seen {
+                Some(seen) => self.update(&changed, seen.revision).await,
+                None => self.insert(&changed).await,
+            };
+            match written {
+                Ok(_) => return Ok(Some(changed)),
+                Err(StoreError::RevisionMismatch { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Unavailable(format!("{id} of {} is written by others again and again", T::COLLECTION)))
     }
 
     /// Removes a document, whatever its revision. Returns whether there was one.

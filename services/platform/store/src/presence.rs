@@ -11,9 +11,6 @@ use crate::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, St
 
 const BY_KIND: &str = "by_kind";
 
-/// How often a write is tried while others write the same document.
-const TRIES: usize = 16;
-
 /// The document of one member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct MemberDocument {
@@ -86,13 +83,13 @@ impl Members {
     /// When the store fails.
     pub async fn announce(&self, name: &str, words: &[u8], length: Duration) -> Result<bool, StoreError> {
         let until = SystemTime::now() + length;
-        self.write(name, |member| {
+        let id = id(self.kind, name);
+        let written = self.documents.change(&id, |member| {
             let draining = member.is_some_and(|member| member.draining);
             let (kind, name, words) = (self.kind.to_owned(), name.to_owned(), words.to_owned());
             Some(MemberDocument { kind, name, until, draining, words })
-        })
-        .await
-        .map(|written| written.is_some_and(|member| member.draining))
+        });
+        Ok(written.await?.is_some_and(|member| member.draining))
     }
 
     /// Asks one to take no more work, or to take work again. `false`: it is not there.
@@ -100,9 +97,8 @@ impl Members {
     /// # Errors
     /// When the store fails.
     pub async fn set_draining(&self, name: &str, draining: bool) -> Result<bool, StoreError> {
-        let written =
-            self.write(name, |member| member.map(|member| MemberDocument { draining, ..member.clone() })).await?;
-        Ok(written.is_some())
+        let drained = |member: &MemberDocument| MemberDocument { draining, ..member.clone() };
+        Ok(self.documents.change(&id(self.kind, name), |member| member.map(drained)).await?.is_some())
     }
 
     /// Takes one's leave, which ends a drain too.
@@ -135,27 +131,5 @@ impl Members {
                 return Ok(alive);
             }
         }
-    }
-
-    /// Writes what `change` makes of a member. `None`: it makes nothing of it.
-    async fn write(
-        &self,
-        name: &str,
-        change: impl Fn(Option<&MemberDocument>) -> Option<MemberDocument>,
-    ) -> Result<Option<MemberDocument>, StoreError> {
-        for _ in 0..TRIES {
-            let seen = self.documents.get(&id(self.kind, name)).await?;
-            let Some(changed) = change(seen.as_ref().map(|seen| &seen.document)) else { return Ok(None) };
-            let written = match &seen {
-                Some(seen) => self.documents.update(&changed, seen.revision).await,
-                None => self.documents.insert(&changed).await,
-            };
-            match written {
-                Ok(_) => return Ok(Some(changed)),
-                Err(StoreError::RevisionMismatch { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(StoreError::Unavailable(format!("the document of {name} is written by others again and again")))
     }
 }

@@ -1,7 +1,8 @@
 //! What was asked for, and one attempt at it.
 
 use prost_types::Timestamp;
-use runmesh_proto::event::{ExecutionRequested, RunnerLoss};
+use runmesh_events::lifecycle;
+use runmesh_proto::event::ExecutionRequested;
 
 use super::step;
 
@@ -85,6 +86,6 @@ impl Request {
 
     /// Whether another attempt may follow this one if its runner is lost.
     pub(super) fn may_retry(&self, attempt: i32) -> bool {
-        self.fields.on_runner_loss() == RunnerLoss::Retry && attempt <= self.fields.maximum_retries
+        lifecycle::may_retry(&self.fields, attempt)
     }
 }

@@ -101,14 +101,7 @@ impl Request {
 
     /// The loss of an attempt after which another is made.
     pub(super) fn attempt_lost(&self, attempt: i32) -> PodTerminated {
-        PodTerminated {
-            execution_id: self.execution_id(),
-            pod_name: format!("{}-{attempt}", self.fields.execution_id),
-            exit_code: lifecycle::NO_EXIT_CODE,
-            reason: Some("lost".to_owned()),
-            message: Some("no runner began to run it in time".to_owned()),
-            lost_attempt: attempt,
-        }
+        lifecycle::attempt_lost(&self.fields.execution_id, attempt, "lost", "no runner began to run it in time")
     }
 }
 

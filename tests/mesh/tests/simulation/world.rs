@@ -298,7 +298,7 @@ impl World {
             }
             return Ok(());
         };
-        let attempt = command.attempt.max(1);
+        let attempt = lifecycle::attempt(command.attempt);
         let log = self.log(&execution_id).await?;
         if log.iter().any(|event| is_one_of(event, &lifecycle::TERMINAL)) || lost(&log) >= attempt {
             return Ok(());
