@@ -6,6 +6,7 @@ use prost::Message as _;
 
 const FILES: &[&str] = &[
     "runmesh/api/v1/options.proto",
+    "runmesh/dlq/v1/dead_letter_service.proto",
     "runmesh/event/v1/event.proto",
     "runmesh/event/v1/event_type.proto",
     "runmesh/event_log/v1/event_log_service.proto",

@@ -41,6 +41,8 @@ macro_rules! package {
 pub mod runmesh {
     package!(/// Options that describe methods.
         api, "runmesh.api.v1");
+    package!(/// Deliveries that could not be handled.
+        dlq, "runmesh.dlq.v1");
     package!(/// Event types, payloads and the envelope.
         event, "runmesh.event.v1", "payload_impls.rs");
     package!(/// The log of all events.
@@ -55,7 +57,16 @@ pub mod runmesh {
         saga, "runmesh.saga.v1");
 }
 
+/// Messages of Google's API packages that the contract uses.
+pub mod google {
+    /// Bodies of HTTP responses that are no JSON.
+    #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all, reason = "generated")]
+    pub mod api {
+        tonic::include_proto!("google.api");
+    }
+}
+
 pub use runmesh::{
-    api::v1 as api, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution, queue::v1 as queue,
+    api::v1 as api, dlq::v1 as dlq, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution, queue::v1 as queue,
     result::v1 as result, saga::v1 as saga,
 };
