@@ -7,6 +7,7 @@
 pub mod failures;
 pub mod groups;
 pub mod inspection;
+pub mod letters;
 mod probe;
 pub mod progress;
 pub mod records;
@@ -114,6 +115,9 @@ macro_rules! bus_suite {
             failures::an_exhausted_transient_error_is_kept_with_each_attempt,
             failures::what_is_no_event_of_the_topic_is_kept_as_raw_bytes,
             failures::a_panic_becomes_a_dead_letter,
+            letters::a_redrive_resolves_its_letter_once,
+            letters::later_events_wait_behind_a_letter_where_order_is_kept,
+            letters::an_outage_of_the_handler_pauses_the_group,
         }
     };
     ($harness:ty => $($module:ident::$case:ident),+ $(,)?) => {

@@ -1,6 +1,8 @@
 //! Consumer groups over any bus: workers that keep each key's order, retries in place, dead letters, contiguous commits.
 
+mod guard;
 mod handler;
+mod paused;
 mod queue;
 mod worker;
 
@@ -10,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use runmesh_store::{DocumentStore, Documents, StoreError};
+use runmesh_store::{DocumentStore, StoreError};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -18,8 +20,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Batch, Bus, BusError, ContiguousOffsets, DeadLetter, Delivery, Lane, Subscription};
+use crate::{Batch, Bus, BusError, ContiguousOffsets, DeadLetters, Delivery, Lane, Subscription};
+use guard::Guard;
 pub use handler::{ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, Severity};
+pub use paused::{PausedGroup, PausedGroups};
 use queue::KeyedQueue;
 use worker::Worker;
 
@@ -46,7 +50,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 #[derive(Clone)]
 pub struct Consumer {
     bus: Arc<dyn Bus>,
-    dead_letters: Documents<DeadLetter>,
+    dead_letters: DeadLetters,
+    paused: PausedGroups,
 }
 
 impl Consumer {
@@ -55,7 +60,24 @@ impl Consumer {
     /// # Errors
     /// When the collection of dead letters can't be made.
     pub async fn new(bus: Arc<dyn Bus>, documents: Arc<dyn DocumentStore>) -> Result<Self, StoreError> {
-        Ok(Self { bus, dead_letters: Documents::open(documents).await? })
+        let paused = PausedGroups::open(Arc::clone(&documents)).await?;
+        Ok(Self { bus, dead_letters: DeadLetters::open(documents).await?, paused })
+    }
+
+    /// The same in a process of this name, under which its paused groups are told.
+    #[must_use]
+    pub fn of_node(self, node: &str) -> Self {
+        Self { paused: self.paused.of_node(node), ..self }
+    }
+
+    /// The dead letters that it keeps, and the policies that it follows.
+    pub fn dead_letters(&self) -> &DeadLetters {
+        &self.dead_letters
+    }
+
+    /// Where it tells which of its groups are paused.
+    pub fn paused_groups(&self) -> &PausedGroups {
+        &self.paused
     }
 
     /// Runs a group until `shutdown`: then no record is taken on any more, those in hand are finished, their offsets
@@ -70,11 +92,16 @@ impl Consumer {
         let progress = Arc::new(Progress::default());
         let queue = Arc::new(KeyedQueue::new(subscription.membership(), shutdown.clone()));
         let stop = shutdown.child_token();
+        // What an earlier run of the process has left behind is not so any more.
+        self.paused.tell(group.name, None).await;
+        let guard = Arc::new(Guard::new(group.name));
         let mut workers = JoinSet::new();
         for _ in 0..group.workers.max(1) {
             let worker = Worker {
                 group: Arc::clone(&group),
                 dead_letters: self.dead_letters.clone(),
+                paused: self.paused.clone(),
+                guard: Arc::clone(&guard),
                 progress: Arc::clone(&progress),
                 shutdown: stop.clone(),
             };

@@ -1,17 +1,26 @@
-//! Dead letters: deliveries that could not be handled, kept for a person.
+//! Dead letters: deliveries that could not be handled, kept until they are, or a person gives them up.
+
+mod fingerprint;
+mod index;
+mod letters;
 
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use runmesh_events::{Catalog, GroupName};
-use runmesh_store::{Document, Index, IndexValue, StoreError};
+use bytes::Bytes;
+use runmesh_events::{Catalog, EventType, GroupName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Delivery, header};
+use crate::{Decision, Delivery, Record, RetryPolicy, Severity, header};
+pub use letters::DeadLetters;
+pub(crate) use letters::Redrive;
 
 /// The namespace of dead letters' ids: a fixed random UUID.
 const NAMESPACE: Uuid = Uuid::from_u128(0x1d9d_75be_2a40_4f0f_8c4c_3c7e_9e0b_6f15);
+
+/// How many tries a dead letter keeps.
+const KEPT_ATTEMPTS: usize = 20;
 
 /// One try to handle a delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +31,60 @@ pub struct Attempt {
     pub took: Duration,
     /// The error and its causes, the outermost first.
     pub errors: Vec<String>,
+}
+
+/// How far a dead letter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LetterState {
+    /// It is delivered again by itself.
+    Scheduled,
+    /// It was delivered again; its group has not handled it yet.
+    Retrying,
+    /// It is left to a person. So is what was kept before letters had states.
+    #[default]
+    Parked,
+    /// Its group has handled it.
+    Resolved,
+    /// It was given up.
+    Discarded,
+}
+
+impl LetterState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Scheduled, Self::Retrying, Self::Parked, Self::Resolved, Self::Discarded];
+
+    /// Those in which a letter is not over.
+    pub const OPEN: [Self; 3] = [Self::Scheduled, Self::Retrying, Self::Parked];
+
+    /// The name in indexes, metrics and events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Retrying => "retrying",
+            Self::Parked => "parked",
+            Self::Resolved => "resolved",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    /// Whether nothing becomes of the letter any more.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Resolved | Self::Discarded)
+    }
+}
+
+/// A correction of a letter's event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit {
+    /// The corrected event, in base64.
+    pub value: String,
+    /// Who corrected it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: SystemTime,
 }
 
 /// A delivery that a group could not handle. It is durable before the delivery's offset is committed.
@@ -41,6 +104,9 @@ pub struct DeadLetter {
     pub event_id: String,
     /// The aggregate's id, or what stands for it in the key.
     pub aggregate_id: String,
+    /// The event's sequence in its aggregate. 0: it could not be decoded.
+    #[serde(default)]
+    pub sequence: u64,
     /// The record's time.
     pub record_time: SystemTime,
     /// The record's key, in base64.
@@ -59,31 +125,77 @@ pub struct DeadLetter {
     pub first_failed_at: SystemTime,
     /// When it last failed for good.
     pub last_failed_at: SystemTime,
+    /// How far it is.
+    #[serde(default)]
+    pub state: LetterState,
+    /// Why it is in its state.
+    #[serde(default)]
+    pub cause: String,
+    /// When its state changed.
+    #[serde(default = "epoch")]
+    pub changed_at: SystemTime,
+    /// The same for letters of one cause.
+    #[serde(default)]
+    pub fingerprint: String,
+    /// How often it was delivered again.
+    #[serde(default)]
+    pub retries: u32,
+    /// When it is delivered again. Only where it is scheduled.
+    #[serde(default)]
+    pub retry_at: Option<SystemTime>,
+    /// Whether something has to be done about it by the dead letters' service: to tell of a failure, to deliver what waits
+    /// behind it.
+    #[serde(default)]
+    pub pending: Option<Pending>,
+    /// Whether later events of its aggregate wait in the group until it is over.
+    #[serde(default)]
+    pub keeps_order: bool,
+    /// The letter that has to be over before this one is delivered.
+    #[serde(default)]
+    pub waits_behind: Option<String>,
+    /// The redrive that took it last.
+    #[serde(default)]
+    pub redrive_id: Option<String>,
+    /// What stands for the original value.
+    #[serde(default)]
+    pub edit: Option<Edit>,
 }
 
-/// How many tries a dead letter keeps.
-const KEPT_ATTEMPTS: usize = 20;
+/// What has to be done about a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pending {
+    /// Its failure has to be told.
+    Tell,
+    /// It is over: what waits behind it has to be delivered.
+    Release,
+}
+
+fn epoch() -> SystemTime {
+    SystemTime::UNIX_EPOCH
+}
 
 impl DeadLetter {
-    /// The dead letter of a delivery that `group` could not handle.
-    pub fn new(group: GroupName, delivery: &Delivery, severity: &str, attempts: Vec<Attempt>) -> Self {
+    /// The dead letter of a delivery that `group` could not handle, as of `now`, before it is decided what is done about it.
+    pub fn new(
+        group: GroupName,
+        delivery: &Delivery,
+        severity: Severity,
+        attempts: Vec<Attempt>,
+        now: SystemTime,
+    ) -> Self {
         let event = delivery.event().ok();
         let topic = Catalog::get().topic(delivery.event_type).map_or("", |topic| topic.name.as_str());
         let headers = delivery.headers();
-        // A redrive of an event is the same letter again; a record without an event has only its place.
         let event_id = event.as_ref().map(|event| event.event_id.clone()).unwrap_or_default();
-        let id = if event_id.is_empty() {
-            derived_id(&format!("{group}\n{topic}\n{}\n{}", delivery.partition, delivery.offset))
-        } else {
-            Self::id_of(group, &event_id)
-        };
-        let now = SystemTime::now();
+        let errors = attempts.last().map(|attempt| attempt.errors.as_slice()).unwrap_or_default();
         Self {
-            id,
+            id: Self::id_of_delivery(group, delivery),
             group: group.to_string(),
             topic: topic.to_owned(),
             partition: delivery.partition,
             offset: delivery.offset,
+            sequence: event.as_ref().map_or(0, |event| event.sequence),
             aggregate_id: event
                 .map(|event| event.aggregate_id.clone())
                 .unwrap_or_else(|| String::from_utf8_lossy(&delivery.key).into_owned()),
@@ -92,11 +204,23 @@ impl DeadLetter {
             key: BASE64_STANDARD.encode(&delivery.key),
             headers: headers.into_iter().map(|(name, value)| (name, BASE64_STANDARD.encode(value))).collect(),
             value: BASE64_STANDARD.encode(&delivery.value),
-            severity: severity.to_owned(),
+            severity: severity.as_str().to_owned(),
+            fingerprint: fingerprint::of(group.as_str(), topic, errors),
             attempt_count: u32::try_from(attempts.len()).unwrap_or(u32::MAX),
             attempts,
             first_failed_at: now,
             last_failed_at: now,
+            state: LetterState::Scheduled,
+            cause: String::new(),
+            changed_at: now,
+            // A redrive is the attempt after as many retries.
+            retries: Self::redrive_attempt(delivery).map_or(0, |attempt| attempt.saturating_sub(1)),
+            retry_at: None,
+            pending: Some(Pending::Tell),
+            keeps_order: false,
+            waits_behind: None,
+            redrive_id: None,
+            edit: None,
         }
     }
 
@@ -105,7 +229,23 @@ impl DeadLetter {
         derived_id(&format!("{group}\n{event_id}"))
     }
 
-    /// The letter with what a new failure of the same record adds.
+    /// The id of the letter that `group` has or would have of this delivery.
+    pub fn id_of_delivery(group: GroupName, delivery: &Delivery) -> String {
+        // A redrive is the same letter again, also where the event was corrected.
+        if let Some(id) = delivery.header(header::DEAD_LETTER) {
+            return id.to_owned();
+        }
+        match delivery.event() {
+            Ok(event) if !event.event_id.is_empty() => Self::id_of(group, &event.event_id),
+            // A record without an event has only its place.
+            _ => {
+                let topic = Catalog::get().topic(delivery.event_type).map_or("", |topic| topic.name.as_str());
+                derived_id(&format!("{group}\n{topic}\n{}\n{}", delivery.partition, delivery.offset))
+            }
+        }
+    }
+
+    /// The letter with what a new failure of the same record adds. The record stays as it came first.
     #[must_use]
     pub fn failed_again(mut self, newer: Self) -> Self {
         self.attempt_count = self.attempt_count.saturating_add(newer.attempt_count);
@@ -113,51 +253,96 @@ impl DeadLetter {
         let surplus = self.attempts.len().saturating_sub(KEPT_ATTEMPTS);
         self.attempts.drain(..surplus);
         Self {
-            first_failed_at: self.first_failed_at,
-            attempts: self.attempts,
-            attempt_count: self.attempt_count,
-            ..newer
+            severity: newer.severity,
+            fingerprint: newer.fingerprint,
+            last_failed_at: newer.last_failed_at,
+            state: newer.state,
+            changed_at: newer.changed_at,
+            retries: self.retries.max(newer.retries),
+            retry_at: None,
+            pending: newer.pending,
+            waits_behind: None,
+            ..self
         }
     }
 
-    /// Which redrive the record was. `None`: it was not one.
+    /// The letter with what its policy does about its failure.
+    #[must_use]
+    pub fn decided(self, policy: &RetryPolicy) -> Self {
+        let decision = policy.decide(&self.id, self.kind(), self.retries, self.last_failed_at);
+        let (state, cause, retry_at) = match decision {
+            Decision::Retry(at) => (LetterState::Scheduled, String::new(), Some(at)),
+            Decision::Park(why) => (LetterState::Parked, why, None),
+            Decision::Discard(why) => (LetterState::Discarded, why, None),
+        };
+        Self { state, cause, retry_at, keeps_order: policy.keep_order, ..self }
+    }
+
+    /// The letter in another state from `now` on.
+    #[must_use]
+    pub fn moved(self, state: LetterState, cause: impl Into<String>, now: SystemTime) -> Self {
+        // What waits behind one that is over has to be seen to.
+        let pending = Some(Pending::Release).filter(|_| state.is_over() && self.keeps_order);
+        Self { state, cause: cause.into(), changed_at: now, retry_at: None, pending, waits_behind: None, ..self }
+    }
+
+    /// Whether trying again can help, as the last error says.
+    pub fn kind(&self) -> Severity {
+        Severity::parse(&self.severity)
+    }
+
+    /// The event type of the topic.
+    pub fn event_type(&self) -> EventType {
+        Catalog::get().event_type(&self.topic).unwrap_or_default()
+    }
+
+    /// The last error, without its causes.
+    pub fn error(&self) -> &str {
+        self.attempts.last().and_then(|attempt| attempt.errors.first()).map(String::as_str).unwrap_or_default()
+    }
+
+    /// The record's value as it came.
+    pub fn original(&self) -> Bytes {
+        decode(&self.value)
+    }
+
+    /// The record's key.
+    pub fn record_key(&self) -> Bytes {
+        decode(&self.key)
+    }
+
+    /// The record's headers.
+    pub fn record_headers(&self) -> Vec<(String, Bytes)> {
+        self.headers.iter().map(|(name, value)| (name.clone(), decode(value))).collect()
+    }
+
+    /// The record that delivers the letter to its group alone, as the retry number `retry`, from 1.
+    pub fn redrive(&self, retry: u32) -> Record {
+        let mut headers = self.record_headers();
+        headers.retain(|(name, _)| !header::OF_REDRIVES.contains(&name.as_str()));
+        let attempt = retry.saturating_add(1).to_string();
+        headers.push((header::REDRIVE_GROUP.to_owned(), Bytes::copy_from_slice(self.group.as_bytes())));
+        headers.push((header::ATTEMPT.to_owned(), attempt.into()));
+        headers.push((header::DEAD_LETTER.to_owned(), Bytes::copy_from_slice(self.id.as_bytes())));
+        Record {
+            event_type: self.event_type(),
+            key: self.record_key(),
+            headers,
+            value: self.edit.as_ref().map_or_else(|| self.original(), |edit| decode(&edit.value)),
+            timestamp: self.record_time,
+        }
+    }
+
+    /// Which attempt a redrive is, from 2. `None`: the record was not one.
     pub fn redrive_attempt(delivery: &Delivery) -> Option<u32> {
         delivery.header(header::ATTEMPT)?.parse().ok()
     }
 }
 
-fn derived_id(identity: &str) -> String {
-    Uuid::new_v5(&NAMESPACE, identity.as_bytes()).to_string()
+fn decode(text: &str) -> Bytes {
+    BASE64_STANDARD.decode(text).unwrap_or_default().into()
 }
 
-impl Document for DeadLetter {
-    const COLLECTION: &'static str = "dead_letters";
-    const INDEXES: &'static [Index] = &[
-        Index { name: "by_time", fields: &["last_failed_at"] },
-        Index { name: "by_group", fields: &["group", "last_failed_at"] },
-        Index { name: "by_topic", fields: &["topic", "last_failed_at"] },
-        Index { name: "by_aggregate", fields: &["aggregate_id", "last_failed_at"] },
-    ];
-
-    fn id(&self) -> String {
-        self.id.clone()
-    }
-
-    fn index_values(&self) -> Vec<(&'static str, IndexValue)> {
-        vec![
-            ("last_failed_at", self.last_failed_at.into()),
-            ("group", self.group.as_str().into()),
-            ("topic", self.topic.as_str().into()),
-            ("aggregate_id", self.aggregate_id.as_str().into()),
-        ]
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        // Strings, numbers and times always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("a dead letter: {error}")))
-    }
+fn derived_id(identity: &str) -> String {
+    Uuid::new_v5(&NAMESPACE, identity.as_bytes()).to_string()
 }

@@ -21,10 +21,13 @@ mod membership;
 mod offsets;
 mod record;
 mod relay;
+mod retry_policy;
 
 pub use bus::{Batch, Bus, Extent, GroupLag, Lane, Placement, Records, Subscription, TopicDrift, TopicReport};
-pub use consumer::{Consumer, ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, Severity};
-pub use dead_letter::{Attempt, DeadLetter};
+pub use consumer::{
+    Consumer, ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, PausedGroup, PausedGroups, Severity,
+};
+pub use dead_letter::{Attempt, DeadLetter, DeadLetters, Edit, LetterState, Pending};
 pub use embedded::EmbeddedBus;
 pub use error::BusError;
 pub use kafka::{KafkaBus, KafkaConfig};
@@ -32,3 +35,4 @@ pub use membership::Membership;
 pub use offsets::ContiguousOffsets;
 pub use record::{Delivery, Headers, Record, header};
 pub use relay::{RELAY, Relay};
+pub use retry_policy::{Decision, LONGEST_WAIT, MOST_RETRIES, Override, Policies, PolicySet, RetryPolicy};

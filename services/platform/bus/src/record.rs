@@ -32,6 +32,10 @@ pub mod header {
     pub const REDRIVE_GROUP: &str = "runmesh-redrive-group";
     /// Which attempt a redrive is, from 2.
     pub const ATTEMPT: &str = "runmesh-attempt";
+    /// The dead letter that a redrive is of.
+    pub const DEAD_LETTER: &str = "runmesh-dead-letter";
+    /// The headers that a redrive adds to those of its event.
+    pub const OF_REDRIVES: [&str; 3] = [REDRIVE_GROUP, ATTEMPT, DEAD_LETTER];
     /// The replay that the record belongs to. Handlers with outside effects skip it unless they opted in.
     pub const REPLAY: &str = "runmesh-replay";
 }

@@ -17,11 +17,12 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 use runmesh_events::{Catalog, EventType, GroupName, from_timestamp};
+use runmesh_proto::event::RetryPreset;
 use runmesh_store::{DocumentStore, Documents, EventStore, Position, StoreError, Stored};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Attempt, Bus, BusError, DeadLetter, Delivery, Lane, Record};
+use crate::{Attempt, Bus, BusError, DeadLetter, Delivery, Lane, Record, RetryPolicy};
 
 /// The name under which the relay's dead letters are kept.
 pub const RELAY: GroupName = GroupName::new("relay");
@@ -216,7 +217,8 @@ impl Relay {
             decoded: None,
         };
         let attempt = Attempt { at: SystemTime::now(), took: Duration::ZERO, errors: vec![error.to_string()] };
-        let letter = DeadLetter::new(RELAY, &delivery, crate::Severity::Permanent.as_str(), vec![attempt]);
+        let letter = DeadLetter::new(RELAY, &delivery, crate::Severity::Permanent, vec![attempt], SystemTime::now());
+        let letter = letter.decided(&RetryPolicy::preset(RetryPreset::Manual));
         match self.dead_letters.insert(&letter).await {
             // It was kept before a crash came between.
             Ok(_) | Err(StoreError::RevisionMismatch { .. }) => Ok(()),

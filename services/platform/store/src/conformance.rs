@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{DocumentStore, EventStore};
-pub use samples::{Job, append, event, event_of, jobs, sequences};
+pub use samples::{Job, OldJob, append, event, event_of, jobs, sequences};
 
 /// How long a case may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -91,6 +91,8 @@ macro_rules! store_suite {
             documents::documents_are_counted_by_value,
             documents::documents_survive_a_restart,
             documents::a_document_made_again_does_not_come_back_to_a_revision,
+            documents::counts_follow_the_documents,
+            documents::older_documents_are_given_the_fields_of_a_new_index,
             pages::pages_go_through_everything_once_in_order,
             pages::bounds_and_equal_prefixes_select,
             pages::a_page_goes_on_where_it_ended_though_documents_come_and_go,

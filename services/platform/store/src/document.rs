@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 
 use crate::StoreError;
 
@@ -61,6 +62,9 @@ pub trait Document: Sized + Send + Sync + 'static {
     const COLLECTION: &'static str;
     /// The collection's indexes.
     const INDEXES: &'static [Index];
+    /// The indexes, by their names, of which the number of documents for each value of the first field is kept all the
+    /// time where the backend can do that with each write, so that counting costs nothing.
+    const COUNTED: &'static [&'static str] = &[];
 
     /// The document's id, unique in the collection.
     fn id(&self) -> String;
@@ -153,11 +157,42 @@ pub struct RawWrite {
     pub due: Option<SystemTime>,
 }
 
+/// What a backend has to know of a kind of documents.
+#[derive(Debug, Clone, Copy)]
+pub struct DocumentKind {
+    /// The collection's name.
+    pub collection: &'static str,
+    /// Its indexes.
+    pub indexes: &'static [Index],
+    /// The names of those whose documents are counted all the time.
+    pub counted: &'static [&'static str],
+    /// How a document is written of which these are the bytes: for documents that are older than an index.
+    pub rewrite: fn(&[u8]) -> Result<RawWrite, StoreError>,
+}
+
+impl DocumentKind {
+    /// The kind of these documents.
+    pub fn of<T: Document>() -> Self {
+        Self {
+            collection: T::COLLECTION,
+            indexes: T::INDEXES,
+            counted: T::COUNTED,
+            rewrite: |bytes| Ok(RawWrite::of(&T::decode(bytes)?)),
+        }
+    }
+}
+
+impl RawWrite {
+    fn of<T: Document>(document: &T) -> Self {
+        Self { id: document.id(), body: document.encode(), values: document.index_values(), due: document.due() }
+    }
+}
+
 /// Keeps documents. Services use its typed face, [`Documents`].
 #[async_trait]
 pub trait DocumentStore: Send + Sync + 'static {
-    /// Makes a collection and its indexes where they are missing.
-    async fn ensure_collection(&self, collection: &'static str, indexes: &'static [Index]) -> Result<(), StoreError>;
+    /// Makes a collection and its indexes where they are missing. Documents that lack a field of an index are given it.
+    async fn ensure_collection(&self, kind: DocumentKind) -> Result<(), StoreError>;
     /// Reads one document.
     async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError>;
     /// Writes one document if it is at the expected revision (`None`: if there is none).
@@ -167,6 +202,14 @@ pub trait DocumentStore: Send + Sync + 'static {
         write: RawWrite,
         expected: Option<Revision>,
     ) -> Result<Revision, StoreError>;
+    /// Writes many documents, each by itself as [`DocumentStore::put`] does. A result for each, in order.
+    async fn put_many(
+        &self,
+        collection: &'static str,
+        writes: Vec<(RawWrite, Option<Revision>)>,
+    ) -> Vec<Result<Revision, StoreError>> {
+        join_all(writes.into_iter().map(|(write, expected)| self.put(collection, write, expected))).await
+    }
     /// Removes one document if it is at the expected revision (`None`: whatever its revision). Returns whether there was one.
     async fn delete(&self, collection: &'static str, id: &str, expected: Option<Revision>) -> Result<bool, StoreError>;
     /// Reads a page.
@@ -184,12 +227,13 @@ pub trait DocumentStore: Send + Sync + 'static {
         until: SystemTime,
         limit: usize,
     ) -> Result<Vec<RawDocument>, StoreError>;
-    /// The number of documents for each value of the index's first field.
+    /// The number of documents for each value of the index's first field; only for texts that begin with `prefix`, if it is
+    /// given.
     async fn count_by(
         &self,
-        collection: &'static str,
-        indexes: &'static [Index],
+        kind: DocumentKind,
         index: &'static str,
+        prefix: Option<String>,
     ) -> Result<Vec<(IndexValue, u64)>, StoreError>;
 }
 
@@ -217,7 +261,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// When the store can't make it.
     pub async fn open(store: Arc<dyn DocumentStore>) -> Result<Self, StoreError> {
-        store.ensure_collection(T::COLLECTION, T::INDEXES).await?;
+        store.ensure_collection(DocumentKind::of::<T>()).await?;
         Ok(Self { store, kind: PhantomData })
     }
 
@@ -235,7 +279,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// [`StoreError::RevisionMismatch`] when there is one.
     pub async fn insert(&self, document: &T) -> Result<Revision, StoreError> {
-        self.store.put(T::COLLECTION, Self::write(document), None).await
+        self.store.put(T::COLLECTION, RawWrite::of(document), None).await
     }
 
     /// Writes a document if it is at the revision that its writer saw.
@@ -243,7 +287,13 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// [`StoreError::RevisionMismatch`] when it is not.
     pub async fn update(&self, document: &T, seen: Revision) -> Result<Revision, StoreError> {
-        self.store.put(T::COLLECTION, Self::write(document), Some(seen)).await
+        self.store.put(T::COLLECTION, RawWrite::of(document), Some(seen)).await
+    }
+
+    /// Writes many documents, each if it is at the revision that its writer saw. A result for each, in order.
+    pub async fn update_many(&self, documents: &[(T, Revision)]) -> Vec<Result<Revision, StoreError>> {
+        let writes = documents.iter().map(|(document, seen)| (RawWrite::of(document), Some(*seen))).collect();
+        self.store.put_many(T::COLLECTION, writes).await
     }
 
     /// Writes what `change` makes of a document, or of there being none; anew when others write it meanwhile. Returns what
@@ -312,10 +362,14 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// [`StoreError::Invalid`] when the collection has no such index.
     pub async fn count_by(&self, index: &'static str) -> Result<Vec<(IndexValue, u64)>, StoreError> {
-        self.store.count_by(T::COLLECTION, T::INDEXES, index).await
+        self.store.count_by(DocumentKind::of::<T>(), index, None).await
     }
 
-    fn write(document: &T) -> RawWrite {
-        RawWrite { id: document.id(), body: document.encode(), values: document.index_values(), due: document.due() }
+    /// The same for those values of the first field that are texts and begin with `prefix`.
+    ///
+    /// # Errors
+    /// As [`Documents::count_by`].
+    pub async fn count_prefix(&self, index: &'static str, prefix: &str) -> Result<Vec<(IndexValue, u64)>, StoreError> {
+        self.store.count_by(DocumentKind::of::<T>(), index, Some(prefix.to_owned())).await
     }
 }

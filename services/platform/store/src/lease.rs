@@ -8,12 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, Revision, StoreError, Versioned};
+use crate::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, Revision, StoreError, Versioned, page};
 
 const BY_NAME: &str = "by_name";
-
-/// What follows every name that begins with a prefix.
-const LAST: char = char::MAX;
 
 /// The document of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +159,7 @@ impl Leases {
         let query = PageQuery {
             index: BY_NAME,
             at_least: Some(prefix.into()),
-            less_than: Some(IndexValue::Text(format!("{prefix}{LAST}"))),
+            less_than: Some(IndexValue::Text(page::behind(prefix))),
             limit: 1_000,
             ..PageQuery::default()
         };

@@ -27,8 +27,8 @@ pub mod sqlite;
 pub use self::mongodb::MongoStore;
 pub use cursor::{Cursor, InvalidCursor};
 pub use document::{
-    Claim, Document, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision,
-    Versioned,
+    Claim, Document, DocumentKind, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite,
+    Revision, Versioned,
 };
 pub use error::StoreError;
 pub use event_store::{Appended, EventStore, Expected, Filter, Position, Stored, Unpublished, read_log};

@@ -62,6 +62,11 @@ pub(crate) fn plan<'a>(collection: &str, index: &'static Index, query: &'a PageQ
     })
 }
 
+/// What is greater than every text that begins with this one, and no greater than any other that is.
+pub(crate) fn behind(prefix: &str) -> String {
+    format!("{prefix}{}", char::MAX)
+}
+
 /// The place of a document in an index, as text: the values of the fields, then the id.
 pub(crate) fn encode_place(values: &[IndexValue], id: &str) -> String {
     let mut place: Vec<serde_json::Value> = values

@@ -5,6 +5,7 @@
 //!
 //! The file belongs to one process at a time: a lock file beside it refuses a second one.
 
+mod collection;
 mod documents;
 mod events;
 mod inspect;

@@ -10,7 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use runmesh_store::{DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError};
+use runmesh_store::{
+    DocumentKind, DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError,
+};
 use tokio::sync::Semaphore;
 
 /// Hands everything on, but writes only as many documents as it is allowed to, and fails so many times before.
@@ -45,8 +47,8 @@ impl FailingDocuments {
 
 #[async_trait]
 impl DocumentStore for FailingDocuments {
-    async fn ensure_collection(&self, collection: &'static str, indexes: &'static [Index]) -> Result<(), StoreError> {
-        self.inner.ensure_collection(collection, indexes).await
+    async fn ensure_collection(&self, kind: DocumentKind) -> Result<(), StoreError> {
+        self.inner.ensure_collection(kind).await
     }
 
     async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError> {
@@ -93,10 +95,10 @@ impl DocumentStore for FailingDocuments {
 
     async fn count_by(
         &self,
-        collection: &'static str,
-        indexes: &'static [Index],
+        kind: DocumentKind,
         index: &'static str,
+        prefix: Option<String>,
     ) -> Result<Vec<(IndexValue, u64)>, StoreError> {
-        self.inner.count_by(collection, indexes, index).await
+        self.inner.count_by(kind, index, prefix).await
     }
 }

@@ -47,6 +47,11 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// The severity of this name. Another name is that of a permanent one.
+    pub fn parse(name: &str) -> Self {
+        [Self::Transient, Self::Poison].into_iter().find(|known| known.as_str() == name).unwrap_or(Self::Permanent)
+    }
+
     /// The name in dead letters and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -8,17 +8,19 @@ use std::{
 
 use futures::FutureExt as _;
 use runmesh_events::{Catalog, Event, TraceParent};
-use runmesh_store::{Documents, StoreError};
+use runmesh_store::StoreError;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{BACKOFF, ConsumerGroup, HandlerError, Incoming, KeyedQueue, Progress, Severity};
-use crate::{Attempt, DeadLetter, Delivery, header};
+use super::{BACKOFF, ConsumerGroup, Guard, HandlerError, Incoming, KeyedQueue, PausedGroups, Progress, Severity};
+use crate::{Attempt, DeadLetter, DeadLetters, Delivery, dead_letter::Redrive, header};
 
 pub(super) struct Worker {
     pub(super) group: Arc<ConsumerGroup>,
-    pub(super) dead_letters: Documents<DeadLetter>,
+    pub(super) dead_letters: DeadLetters,
+    pub(super) paused: PausedGroups,
+    pub(super) guard: Arc<Guard>,
     pub(super) progress: Arc<Progress>,
     pub(super) shutdown: CancellationToken,
 }
@@ -66,16 +68,74 @@ impl Worker {
     }
 
     async fn deliver(&self, delivery: &Delivery) -> Outcome {
-        let for_other = delivery.header(header::REDRIVE_GROUP).is_some_and(|group| group != self.group.name.as_str());
+        let redriven_to = delivery.header(header::REDRIVE_GROUP);
+        let for_other = redriven_to.is_some_and(|group| group != self.group.name.as_str());
         if for_other || (delivery.header(header::REPLAY).is_some() && !self.group.sees_replays) {
             return Outcome::Skipped;
         }
-        match delivery.event() {
-            Ok(event) => self.attempt(event, delivery).await,
+        let mut redrive = None;
+        if redriven_to.is_some() {
+            let Some(found) = self.surely(|| self.dead_letters.redrive(self.group.name, delivery)).await else {
+                return Outcome::Unfinished;
+            };
+            if found == Redrive::Stale {
+                return Outcome::Skipped;
+            }
+            redrive = Some(found);
+        }
+        let event = match delivery.event() {
+            Ok(event) => event,
             Err(reason) => {
                 let attempt = Attempt { at: SystemTime::now(), took: Default::default(), errors: vec![reason] };
-                self.bury(delivery, Severity::Poison, vec![attempt]).await
+                return self.bury(delivery, Severity::Poison, vec![attempt]).await;
             }
+        };
+        match self.surely(|| self.waits_behind(&event, delivery)).await {
+            None => return Outcome::Unfinished,
+            Some(true) => return Outcome::DeadLetter,
+            Some(false) => {}
+        }
+        let outcome = self.attempt(event, delivery).await;
+        if matches!(outcome, Outcome::Handled) && redrive == Some(Redrive::Awaited) {
+            // Before its offset is committed: otherwise nobody would ever learn of it.
+            if self.surely(|| self.dead_letters.resolve(self.group.name, delivery)).await.is_none() {
+                return Outcome::Unfinished;
+            }
+        }
+        outcome
+    }
+
+    /// Whether an earlier event of the aggregate is a dead letter that is not over, where order is kept. Then this one waits
+    /// behind it, as a letter too.
+    async fn waits_behind(&self, event: &Event, delivery: &Delivery) -> Result<bool, StoreError> {
+        if !self.dead_letters.policy(self.group.name, delivery.event_type).await?.keep_order {
+            return Ok(false);
+        }
+        let group = self.group.name;
+        let Some(first) = self.dead_letters.first_open(group.as_str(), &event.aggregate_id).await? else {
+            return Ok(false);
+        };
+        if first.id == DeadLetter::id_of_delivery(group, delivery) || first.sequence >= event.sequence {
+            return Ok(false);
+        }
+        let letter = DeadLetter::new(group, delivery, Severity::Transient, Vec::new(), SystemTime::now());
+        self.dead_letters.keep_behind(&first, letter).await?;
+        Ok(true)
+    }
+
+    /// What the store says, however often it has to be asked. `None`: the shutdown came first.
+    async fn surely<T, F>(&self, ask: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut wait = BACKOFF.0;
+        loop {
+            match ask().await {
+                Ok(answer) => return Some(answer),
+                Err(error) => tracing::warn!(group = %self.group.name, %error, "dead letters; trying again"),
+            }
+            self.shutdown.run_until_cancelled(sleep(wait)).await?;
+            wait = (wait * 2).min(BACKOFF.1);
         }
     }
 
@@ -83,15 +143,29 @@ impl Worker {
         let mut attempts = Vec::new();
         let mut outage = BACKOFF.0;
         loop {
+            // One that is tried again at once still has its turn.
+            if attempts.is_empty() && self.shutdown.run_until_cancelled(self.guard.pass()).await.is_none() {
+                return Outcome::Unfinished;
+            }
             let (at, started) = (SystemTime::now(), Instant::now());
-            let Err(error) = self.handle(&event, delivery).await else { return Outcome::Handled };
+            let Err(error) = self.handle(&event, delivery).await else {
+                self.works().await;
+                return Outcome::Handled;
+            };
             attempts.push(Attempt { at, took: started.elapsed(), errors: error.chain() });
             let tries = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
-            let wait = self.group.retry.wait_after(tries).filter(|_| error.severity() == Severity::Transient);
+            let is_transient = error.severity() == Severity::Transient;
+            let wait = self.group.retry.wait_after(tries).filter(|_| is_transient);
             tracing::debug!(group = %self.group.name, event_id = event.event_id, %error, tries, retried = wait.is_some(), "handler failed");
             let wait = match wait {
                 Some(wait) => wait,
-                None if error.severity() == Severity::Transient => {
+                None if is_transient => {
+                    if let Some(pause) = self.guard.fails(&delivery.key, &error.to_string()) {
+                        // The record is tried again at its turn, as if it had just come.
+                        attempts.clear();
+                        self.paused.tell(self.group.name, Some(&pause)).await;
+                        continue;
+                    }
                     match self.bury_once(delivery, error.severity(), attempts.clone()).await {
                         Ok(outcome) => return outcome,
                         // What keeps dead letters is out of order too, so this is an outage and no fault of the record:
@@ -103,11 +177,21 @@ impl Worker {
                         }
                     }
                 }
-                None => return self.bury(delivery, error.severity(), attempts).await,
+                None => {
+                    self.works().await;
+                    return self.bury(delivery, error.severity(), attempts).await;
+                }
             };
             if self.shutdown.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Outcome::Unfinished;
             }
+        }
+    }
+
+    /// The handler does what it should, so the group is not to be paused.
+    async fn works(&self) {
+        if self.guard.works() {
+            self.paused.tell(self.group.name, None).await;
         }
     }
 
@@ -149,29 +233,23 @@ impl Worker {
         severity: Severity,
         attempts: Vec<Attempt>,
     ) -> Result<Outcome, StoreError> {
-        let letter = DeadLetter::new(self.group.name, delivery, severity.as_str(), attempts);
-        self.store(letter.clone()).await.inspect_err(|error| {
-            tracing::error!(group = %self.group.name, %error, id = letter.id, "can't keep a dead letter; trying again");
+        let group = self.group.name;
+        let failure = DeadLetter::new(group, delivery, severity, attempts, SystemTime::now());
+        let id = failure.id.clone();
+        let kept = self.dead_letters.bury(group, delivery.event_type, failure).await;
+        let letter = kept.inspect_err(|error| {
+            tracing::error!(%group, %error, id, "can't keep a dead letter; trying again");
         })?;
         tracing::warn!(
             group = letter.group,
             topic = letter.topic,
             id = letter.id,
             event_id = letter.event_id,
-            error = letter.attempts.last().and_then(|attempt| attempt.errors.first()).map(String::as_str),
+            state = letter.state.as_str(),
+            error = letter.error(),
             "dead letter"
         );
         Ok(Outcome::DeadLetter)
-    }
-
-    async fn store(&self, letter: DeadLetter) -> Result<(), StoreError> {
-        match self.dead_letters.get(&letter.id).await? {
-            Some(known) => {
-                let revision = known.revision;
-                self.dead_letters.update(&known.document.failed_again(letter), revision).await.map(drop)
-            }
-            None => self.dead_letters.insert(&letter).await.map(drop),
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Single documents.
 
-use super::{Harness, Job, jobs};
-use crate::{IndexValue, StoreError};
+use super::{Harness, Job, OldJob, jobs};
+use crate::{Documents, IndexValue, PageQuery, StoreError};
 
 /// Insert, update, delete; each write has a greater revision.
 pub async fn a_document_is_written_read_and_removed<H: Harness>() {
@@ -85,6 +85,63 @@ pub async fn documents_are_counted_by_value<H: Harness>() {
     let counts = [(IndexValue::Integer(0), 5), (IndexValue::Integer(1), 5)];
     assert_eq!(jobs.count_by("by_priority").await.unwrap(), counts);
     assert!(matches!(jobs.count_by("by_nothing").await, Err(StoreError::Invalid(_))));
+}
+
+/// Counts follow every kind of write, and can be had of a part of the values.
+pub async fn counts_follow_the_documents<H: Harness>() {
+    let harness = H::new().await;
+    let jobs = jobs(&harness).await;
+    let text = |text: &str| IndexValue::Text(text.to_owned());
+    for number in 0..6 {
+        jobs.insert(&Job::new(number, ["a/x", "a/y", "b/x"][usize::try_from(number % 3).unwrap()], 0)).await.unwrap();
+    }
+    assert_eq!(jobs.count_prefix("by_owner", "a/").await.unwrap(), [(text("a/x"), 2), (text("a/y"), 2)]);
+    assert!(jobs.count_prefix("by_owner", "c").await.unwrap().is_empty());
+    let seen = jobs.get("0").await.unwrap().unwrap();
+    let moved = Job { owner: "c".to_owned(), ..seen.document.clone() };
+    jobs.update(&moved, seen.revision).await.unwrap();
+    assert!(mismatch(jobs.update(&Job::new(1, "d", 0), 1).await));
+    let more = Job { priority: 5, ..moved.clone() };
+    let revision = jobs.get("0").await.unwrap().unwrap().revision;
+    let written = jobs.update_many(&[(more.clone(), revision), (Job::new(1, "d", 0), 1), (moved, revision)]).await;
+    assert!(written[0].is_ok() && mismatch(clone(&written[1])) && written[2].is_err(), "{written:?}");
+    assert_eq!(jobs.get("0").await.unwrap().unwrap().document, more);
+    jobs.delete("1").await.unwrap();
+    jobs.delete("4").await.unwrap();
+    let expected = [(text("a/x"), 1), (text("b/x"), 2), (text("c"), 1)];
+    assert_eq!(jobs.count_by("by_owner").await.unwrap(), expected);
+    drop(jobs);
+    let harness = harness.reopen().await;
+    assert_eq!(super::jobs(&harness).await.count_by("by_owner").await.unwrap(), expected);
+}
+
+fn clone<T: Clone>(result: &Result<T, StoreError>) -> Result<T, StoreError> {
+    result.clone()
+}
+
+/// Documents that were kept before there was an index are found by it, and counted.
+pub async fn older_documents_are_given_the_fields_of_a_new_index<H: Harness>() {
+    let harness = H::new().await;
+    let before: Documents<OldJob> = Documents::open(harness.documents()).await.unwrap();
+    for number in 0..300 {
+        before
+            .insert(&OldJob(Job::new(number, ["ann", "bob"][usize::try_from(number % 2).unwrap()], 1).due_at(7)))
+            .await
+            .unwrap();
+    }
+    let revision = before.get("7").await.unwrap().unwrap().revision;
+    drop(before);
+    let harness = harness.reopen().await;
+    let jobs = jobs(&harness).await;
+    let text = |text: &str| IndexValue::Text(text.to_owned());
+    assert_eq!(jobs.count_by("by_owner").await.unwrap(), [(text("ann"), 150), (text("bob"), 150)]);
+    let query = PageQuery { index: "by_owner", equal: vec!["bob".into()], limit: 1_000, ..PageQuery::default() };
+    let page = jobs.page(query).await.unwrap();
+    assert!(page.documents.len() == 150 && page.documents.iter().all(|found| found.document.owner == "bob"));
+    let kept = jobs.get("7").await.unwrap().unwrap();
+    assert_eq!((kept.document, kept.revision), (Job::new(7, "bob", 1).due_at(7), revision));
+    jobs.insert(&Job::new("new", "cyd", 1)).await.unwrap();
+    assert_eq!(jobs.count_prefix("by_owner", "c").await.unwrap(), [(text("cyd"), 1)]);
 }
 
 /// Documents, revisions and due times are there after a restart.

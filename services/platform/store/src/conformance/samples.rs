@@ -71,6 +71,8 @@ impl Document for Job {
         Index { name: "by_priority", fields: &["priority"] },
     ];
 
+    const COUNTED: &'static [&'static str] = &["by_owner"];
+
     fn id(&self) -> String {
         self.id.clone()
     }
@@ -89,6 +91,35 @@ impl Document for Job {
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(error.to_string()))
+    }
+}
+
+/// A job as it was kept before it had owners and was counted by them.
+#[derive(Debug, Clone)]
+pub struct OldJob(pub Job);
+
+impl Document for OldJob {
+    const COLLECTION: &'static str = Job::COLLECTION;
+    const INDEXES: &'static [Index] = &[Index { name: "by_priority", fields: &["priority"] }];
+
+    fn id(&self) -> String {
+        self.0.id.clone()
+    }
+
+    fn index_values(&self) -> Vec<(&'static str, IndexValue)> {
+        vec![("priority", self.0.priority.into())]
+    }
+
+    fn due(&self) -> Option<SystemTime> {
+        self.0.due()
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        self.0.encode()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        Job::decode(bytes).map(Self)
     }
 }
 

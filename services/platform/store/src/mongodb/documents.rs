@@ -22,12 +22,15 @@ use super::{
     index,
 };
 use crate::{
-    DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError, page,
+    DocumentKind, DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError, page,
     record::{integer, micros},
 };
 
 /// How many bytes a document may have: the database's limit is 16 MiB, with its other fields.
 const BYTES: usize = 15 << 20;
+
+/// How many documents at a time are given fields that they lack.
+const REWRITES: i64 = 256;
 
 /// How many claims one call has on their way.
 const CLAIMS: usize = 16;
@@ -78,7 +81,8 @@ struct Count {
 
 #[async_trait]
 impl DocumentStore for MongoStore {
-    async fn ensure_collection(&self, collection: &'static str, indexes: &'static [Index]) -> Result<(), StoreError> {
+    async fn ensure_collection(&self, kind: DocumentKind) -> Result<(), StoreError> {
+        let DocumentKind { collection, indexes, .. } = kind;
         if collection == EVENTS {
             return Err(StoreError::Invalid(format!("{EVENTS} is the collection of events, and of no documents")));
         }
@@ -90,7 +94,8 @@ impl DocumentStore for MongoStore {
         let mut models: Vec<IndexModel> =
             indexes.iter().map(|declared| index(declared.name, keys(declared.fields), false)).collect();
         models.push(index("due", doc! { "due": 1 }, false));
-        self.inner.ensure_indexes(&self.inner.database.collection(collection), models).await
+        self.inner.ensure_indexes(&self.inner.database.collection(collection), models).await?;
+        self.inner.add_fields(kind).await
     }
 
     async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError> {
@@ -182,13 +187,17 @@ impl DocumentStore for MongoStore {
 
     async fn count_by(
         &self,
-        collection: &'static str,
-        indexes: &'static [Index],
+        kind: DocumentKind,
         index: &'static str,
+        prefix: Option<String>,
     ) -> Result<Vec<(IndexValue, u64)>, StoreError> {
-        let field = page::first_field(collection, page::find_index(collection, indexes, index)?)?;
-        let documents = self.inner.database.collection::<Document>(collection);
-        let pipeline = [doc! { "$group": { "_id": format!("$f.{field}"), "count": { "$sum": 1 } } }];
+        let field = page::first_field(kind.collection, page::find_index(kind.collection, kind.indexes, index)?)?;
+        let documents = self.inner.database.collection::<Document>(kind.collection);
+        let mut pipeline = vec![doc! { "$group": { "_id": format!("$f.{field}"), "count": { "$sum": 1 } } }];
+        if let Some(prefix) = prefix {
+            let range = doc! { "$gte": &prefix, "$lt": page::behind(&prefix) };
+            pipeline.insert(0, doc! { "$match": { format!("f.{field}"): range } });
+        }
         let counts: Vec<Count> = repeat(self.inner.timeout, || async {
             documents.aggregate(pipeline.clone()).with_type::<Count>().await?.try_collect().await
         })
@@ -207,6 +216,38 @@ enum Put {
 }
 
 impl Inner {
+    /// Gives documents the fields that they lack because they are older than an index.
+    async fn add_fields(&self, kind: DocumentKind) -> Result<(), StoreError> {
+        let documents = self.database.collection::<Kept>(kind.collection);
+        for field in kind.indexes.iter().flat_map(|index| index.fields) {
+            let name = format!("f.{field}");
+            loop {
+                let lacking = doc! { &name: { "$exists": false } };
+                let old: Vec<Kept> = repeat(self.timeout, || async {
+                    let find = documents.find(lacking.clone()).projection(kept_fields()).limit(REWRITES);
+                    find.await?.try_collect().await
+                })
+                .await?;
+                if old.is_empty() {
+                    break;
+                }
+                for kept in old {
+                    let values = (kind.rewrite)(&kept.body)?.values;
+                    let fields: Document =
+                        values.iter().map(|(field, value)| (format!("f.{field}"), to_bson(value))).collect();
+                    if !fields.contains_key(&name) {
+                        return Err(StoreError::Invalid(format!("documents of {} have no {field}", kind.collection)));
+                    }
+                    let seen = doc! { "_id": &kept.id, "r": kept.revision };
+                    let change = doc! { "$set": fields };
+                    // One that was written meanwhile has them.
+                    repeat(self.timeout, || documents.update_one(seen.clone(), change.clone())).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn put(
         &self,
         collection: &'static str,

@@ -1,39 +1,21 @@
 //! Documents in SQLite: a table for each collection, a column for each indexed field.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types::Value};
 
-use super::{SqliteStore, backend, events::length};
+use super::{SqliteStore, backend, collection, events::length};
 use crate::{
-    DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError, Versioned, page,
-    record::micros,
+    DocumentKind, DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError,
+    Versioned, page, record::micros,
 };
 
 #[async_trait]
 impl DocumentStore for SqliteStore {
-    async fn ensure_collection(&self, collection: &'static str, indexes: &'static [Index]) -> Result<(), StoreError> {
-        self.inner
-            .writer
-            .run(move |connection, _| {
-                let columns: BTreeSet<&str> = indexes.iter().flat_map(|index| index.fields).copied().collect();
-                let columns: String = columns.iter().map(|field| format!(", f_{field}")).collect();
-                let mut sql = format!(
-                    "CREATE TABLE IF NOT EXISTS doc_{collection} (id TEXT PRIMARY KEY, revision INTEGER NOT NULL,
-                     due INTEGER, body BLOB NOT NULL{columns});
-                     CREATE INDEX IF NOT EXISTS doc_{collection}_due ON doc_{collection} (due) WHERE due IS NOT NULL;"
-                );
-                for Index { name, fields } in indexes {
-                    let fields: String = fields.iter().map(|field| format!("f_{field}, ")).collect();
-                    sql.push_str(&format!(
-                        "CREATE INDEX IF NOT EXISTS doc_{collection}_{name} ON doc_{collection} ({fields}id);"
-                    ));
-                }
-                connection.execute_batch(&sql).map_err(backend)
-            })
-            .await
+    async fn ensure_collection(&self, kind: DocumentKind) -> Result<(), StoreError> {
+        self.inner.writer.run(move |connection, _| collection::ensure(connection, kind)).await
     }
 
     async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError> {
@@ -138,20 +120,45 @@ impl DocumentStore for SqliteStore {
             .await
     }
 
-    async fn count_by(
+    async fn put_many(
         &self,
         collection: &'static str,
-        indexes: &'static [Index],
+        writes: Vec<(RawWrite, Option<Revision>)>,
+    ) -> Vec<Result<Revision, StoreError>> {
+        let count = writes.len();
+        let put_all = move |connection: &Connection, _: &mut _| {
+            Ok(writes.into_iter().map(|(write, expected)| put(connection, collection, write, expected)).collect())
+        };
+        self.inner.writer.run(put_all).await.unwrap_or_else(|error| vec![Err(error); count])
+    }
+
+    async fn count_by(
+        &self,
+        kind: DocumentKind,
         index: &'static str,
+        prefix: Option<String>,
     ) -> Result<Vec<(IndexValue, u64)>, StoreError> {
-        let field = page::first_field(collection, page::find_index(collection, indexes, index)?)?;
+        let field = page::first_field(kind.collection, page::find_index(kind.collection, kind.indexes, index)?)?;
+        let mut sql = if kind.counted.contains(&index) {
+            format!("SELECT value, count FROM {} WHERE 1", collection::counts(kind.collection, field))
+        } else {
+            format!("SELECT f_{field} AS value, count(*) FROM doc_{} WHERE 1", kind.collection)
+        };
+        let mut bounds = Vec::new();
+        if let Some(prefix) = prefix {
+            sql.push_str(" AND value >= ? AND value < ?");
+            bounds = vec![prefix.clone(), page::behind(&prefix)];
+        }
+        if !kind.counted.contains(&index) {
+            sql.push_str(" GROUP BY 1");
+        }
+        sql.push_str(" ORDER BY 1");
         self.inner
             .readers
             .run_long(move |connection| {
-                let sql = format!("SELECT f_{field}, count(*) FROM doc_{collection} GROUP BY 1 ORDER BY 1");
                 let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
                 let rows = statement
-                    .query_map([], |row| Ok((from_sql(row.get(0)?), row.get::<_, i64>(1)?)))
+                    .query_map(params_from_iter(bounds), |row| Ok((from_sql(row.get(0)?), row.get::<_, i64>(1)?)))
                     .map_err(backend)?;
                 rows.map(|row| {
                     let (value, count) = row.map_err(backend)?;
@@ -258,7 +265,7 @@ fn revision(number: i64) -> Revision {
     u64::try_from(number).unwrap_or_default()
 }
 
-fn to_sql(value: IndexValue) -> Value {
+pub(super) fn to_sql(value: IndexValue) -> Value {
     match value {
         IndexValue::Integer(number) => Value::Integer(number),
         IndexValue::Text(text) => Value::Text(text),

@@ -13,7 +13,7 @@ use mongodb::{
 };
 use runmesh_servers::MongoLike;
 use runmesh_store::{
-    Document as _, DocumentStore, Documents, MongoStore, StoreError,
+    Document as _, DocumentKind, DocumentStore, Documents, MongoStore, StoreError,
     conformance::{Job, event, run},
     mongodb::MongoConfig,
 };
@@ -100,7 +100,7 @@ async fn indexes_are_made_once() {
         let database = TestDatabase::new();
         for process in ["one", "two"] {
             let store = database.open(process).await;
-            store.ensure_collection(Job::COLLECTION, Job::INDEXES).await.unwrap();
+            store.ensure_collection(DocumentKind::of::<Job>()).await.unwrap();
             let raw = database.raw().await;
             for (collection, expected) in [
                 ("events", &["_id_", "event_ids", "log", "pending", "positions", "types"][..]),
@@ -153,7 +153,8 @@ async fn no_kind_of_documents_has_the_name_of_the_events() {
     run(async {
         let database = TestDatabase::new();
         let store = database.open("one").await;
-        let refused = store.ensure_collection("events", &[]).await;
+        let kind = DocumentKind { collection: "events", indexes: &[], counted: &[], ..DocumentKind::of::<Job>() };
+        let refused = store.ensure_collection(kind).await;
         assert!(matches!(&refused, Err(StoreError::Invalid(_))), "{refused:?}");
     })
     .await;
