@@ -3,8 +3,9 @@
 mod fingerprint;
 mod index;
 mod letters;
+mod state;
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -15,77 +16,13 @@ use uuid::Uuid;
 use crate::{Decision, Delivery, Record, RetryPolicy, Severity, header};
 pub use letters::DeadLetters;
 pub(crate) use letters::Redrive;
+pub use state::{Attempt, Edit, LetterState, Pending, RedriveMark, RedriveOutcome};
 
 /// The namespace of dead letters' ids: a fixed random UUID.
 const NAMESPACE: Uuid = Uuid::from_u128(0x1d9d_75be_2a40_4f0f_8c4c_3c7e_9e0b_6f15);
 
 /// How many tries a dead letter keeps.
 const KEPT_ATTEMPTS: usize = 20;
-
-/// One try to handle a delivery.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// When it began.
-    pub at: SystemTime,
-    /// How long it took.
-    pub took: Duration,
-    /// The error and its causes, the outermost first.
-    pub errors: Vec<String>,
-}
-
-/// How far a dead letter is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LetterState {
-    /// It is delivered again by itself.
-    Scheduled,
-    /// It was delivered again; its group has not handled it yet.
-    Retrying,
-    /// It is left to a person. So is what was kept before letters had states.
-    #[default]
-    Parked,
-    /// Its group has handled it.
-    Resolved,
-    /// It was given up.
-    Discarded,
-}
-
-impl LetterState {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Scheduled, Self::Retrying, Self::Parked, Self::Resolved, Self::Discarded];
-
-    /// Those in which a letter is not over.
-    pub const OPEN: [Self; 3] = [Self::Scheduled, Self::Retrying, Self::Parked];
-
-    /// The name in indexes, metrics and events.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Retrying => "retrying",
-            Self::Parked => "parked",
-            Self::Resolved => "resolved",
-            Self::Discarded => "discarded",
-        }
-    }
-
-    /// Whether nothing becomes of the letter any more.
-    pub const fn is_over(self) -> bool {
-        matches!(self, Self::Resolved | Self::Discarded)
-    }
-}
-
-/// A correction of a letter's event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Edit {
-    /// The corrected event, in base64.
-    pub value: String,
-    /// Who corrected it.
-    pub actor: String,
-    /// Why.
-    pub reason: String,
-    /// When.
-    pub at: SystemTime,
-}
 
 /// A delivery that a group could not handle. It is durable before the delivery's offset is committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +68,9 @@ pub struct DeadLetter {
     /// Why it is in its state.
     #[serde(default)]
     pub cause: String,
+    /// Who brought it into its state. Empty: its policy, or its group.
+    #[serde(default)]
+    pub by: String,
     /// When its state changed.
     #[serde(default = "epoch")]
     pub changed_at: SystemTime,
@@ -153,22 +93,12 @@ pub struct DeadLetter {
     /// The letter that has to be over before this one is delivered.
     #[serde(default)]
     pub waits_behind: Option<String>,
-    /// The redrive that took it last.
+    /// The redrive that took it last, and what came of that.
     #[serde(default)]
-    pub redrive_id: Option<String>,
+    pub redrive: Option<RedriveMark>,
     /// What stands for the original value.
     #[serde(default)]
     pub edit: Option<Edit>,
-}
-
-/// What has to be done about a letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pending {
-    /// Its failure has to be told.
-    Tell,
-    /// It is over: what waits behind it has to be delivered.
-    Release,
 }
 
 fn epoch() -> SystemTime {
@@ -212,6 +142,7 @@ impl DeadLetter {
             last_failed_at: now,
             state: LetterState::Scheduled,
             cause: String::new(),
+            by: String::new(),
             changed_at: now,
             // A redrive is the attempt after as many retries.
             retries: Self::redrive_attempt(delivery).map_or(0, |attempt| attempt.saturating_sub(1)),
@@ -219,7 +150,7 @@ impl DeadLetter {
             pending: Some(Pending::Tell),
             keeps_order: false,
             waits_behind: None,
-            redrive_id: None,
+            redrive: None,
             edit: None,
         }
     }
@@ -257,11 +188,13 @@ impl DeadLetter {
             fingerprint: newer.fingerprint,
             last_failed_at: newer.last_failed_at,
             state: newer.state,
+            by: String::new(),
             changed_at: newer.changed_at,
             retries: self.retries.max(newer.retries),
             retry_at: None,
             pending: newer.pending,
             waits_behind: None,
+            redrive: state::outcome(self.redrive, RedriveOutcome::Failed),
             ..self
         }
     }
@@ -283,7 +216,27 @@ impl DeadLetter {
     pub fn moved(self, state: LetterState, cause: impl Into<String>, now: SystemTime) -> Self {
         // What waits behind one that is over has to be seen to.
         let pending = Some(Pending::Release).filter(|_| state.is_over() && self.keeps_order);
-        Self { state, cause: cause.into(), changed_at: now, retry_at: None, pending, waits_behind: None, ..self }
+        let redrive = match state {
+            LetterState::Resolved => state::outcome(self.redrive, RedriveOutcome::Resolved),
+            LetterState::Parked | LetterState::Discarded => state::outcome(self.redrive, RedriveOutcome::Failed),
+            LetterState::Scheduled | LetterState::Retrying => self.redrive,
+        };
+        let (cause, by) = (cause.into(), String::new());
+        Self { state, cause, by, changed_at: now, retry_at: None, pending, waits_behind: None, redrive, ..self }
+    }
+
+    /// The letter as it is about to be delivered again.
+    #[must_use]
+    pub fn sent(self, cause: impl Into<String>, redrive: Option<&str>, now: SystemTime) -> Self {
+        let mark = redrive.map(|id| RedriveMark { id: id.to_owned(), outcome: RedriveOutcome::Sent });
+        let retries = self.retries.saturating_add(1);
+        let letter = Self { retries, redrive: mark.or(self.redrive.clone()), ..self };
+        Self { pending: Some(Pending::Send), ..letter.moved(LetterState::Retrying, cause, now) }
+    }
+
+    /// Whether it is an event that could not be published, which no group has had yet.
+    pub fn is_unpublished(&self) -> bool {
+        self.group == crate::RELAY.as_str()
     }
 
     /// Whether trying again can help, as the last error says.
@@ -316,14 +269,17 @@ impl DeadLetter {
         self.headers.iter().map(|(name, value)| (name.clone(), decode(value))).collect()
     }
 
-    /// The record that delivers the letter to its group alone, as the retry number `retry`, from 1.
-    pub fn redrive(&self, retry: u32) -> Record {
+    /// The record that delivers the letter to its group alone, as the retry number `retry`, from 1. What the relay could not
+    /// publish is for all groups.
+    pub fn redelivery(&self, retry: u32) -> Record {
         let mut headers = self.record_headers();
         headers.retain(|(name, _)| !header::OF_REDRIVES.contains(&name.as_str()));
         let attempt = retry.saturating_add(1).to_string();
-        headers.push((header::REDRIVE_GROUP.to_owned(), Bytes::copy_from_slice(self.group.as_bytes())));
-        headers.push((header::ATTEMPT.to_owned(), attempt.into()));
-        headers.push((header::DEAD_LETTER.to_owned(), Bytes::copy_from_slice(self.id.as_bytes())));
+        if !self.is_unpublished() {
+            headers.push((header::REDRIVE_GROUP.to_owned(), Bytes::copy_from_slice(self.group.as_bytes())));
+            headers.push((header::ATTEMPT.to_owned(), attempt.into()));
+            headers.push((header::DEAD_LETTER.to_owned(), Bytes::copy_from_slice(self.id.as_bytes())));
+        }
         Record {
             event_type: self.event_type(),
             key: self.record_key(),

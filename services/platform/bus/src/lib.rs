@@ -27,7 +27,7 @@ pub use bus::{Batch, Bus, Extent, GroupLag, Lane, Placement, Records, Subscripti
 pub use consumer::{
     Consumer, ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, PausedGroup, PausedGroups, Severity,
 };
-pub use dead_letter::{Attempt, DeadLetter, DeadLetters, Edit, LetterState, Pending};
+pub use dead_letter::{Attempt, DeadLetter, DeadLetters, Edit, LetterState, Pending, RedriveMark, RedriveOutcome};
 pub use embedded::EmbeddedBus;
 pub use error::BusError;
 pub use kafka::{KafkaBus, KafkaConfig};

@@ -47,7 +47,7 @@ async fn all(letters: &DeadLetters) -> Vec<DeadLetter> {
 
 /// The redrive of a letter, as what delivers letters again publishes it.
 fn redrive(letter: &DeadLetter) -> Record {
-    letter.redrive(letter.retries + 1)
+    letter.redelivery(letter.retries + 1)
 }
 
 /// It is handled once, however often it comes, and the letter says so; the record is as it was.

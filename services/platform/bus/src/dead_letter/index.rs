@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use runmesh_store::{Document, Index, IndexValue, StoreError};
 
-use super::{DeadLetter, LetterState, Pending, fingerprint};
+use super::{DeadLetter, LetterState, Pending, RedriveOutcome, fingerprint};
 
 impl DeadLetter {
     /// By the time of the last failure.
@@ -27,12 +27,14 @@ impl DeadLetter {
     pub const BY_CAUSE: &'static str = "by_cause";
     /// By fingerprint, a tab, and the hour of the first failure since 1970. Counted.
     pub const BY_HOUR: &'static str = "by_hour";
-    /// By redrive, a tab, and state. Counted.
+    /// By whether it is not over (`open`, `over`), and the time of the last failure.
+    pub const BY_OPEN: &'static str = "by_open";
+    /// By [`DeadLetter::redrive_tally`]. Counted.
     pub const BY_REDRIVE: &'static str = "by_redrive";
     /// By [`DeadLetter::order_key`], and sequence.
     pub const BY_ORDER: &'static str = "by_order";
 
-    /// Topic, state and the number of retries, with tabs between them.
+    /// Topic, state, the number of retries and group, with tabs between them.
     pub fn tally(&self) -> String {
         format!("{}\t{}\t{}\t{}", self.topic, self.state.as_str(), self.retries, self.group)
     }
@@ -40,6 +42,11 @@ impl DeadLetter {
     /// Fingerprint and state, with a tab between them.
     pub fn cause_tally(fingerprint: &str, state: LetterState) -> String {
         format!("{fingerprint}\t{}", state.as_str())
+    }
+
+    /// Redrive and outcome, with a tab between them.
+    pub fn redrive_tally(redrive_id: &str, outcome: RedriveOutcome) -> String {
+        format!("{redrive_id}\t{}", outcome.as_str())
     }
 
     /// What the open letters of an aggregate in a group have in common, where order is kept.
@@ -60,6 +67,7 @@ impl Document for DeadLetter {
         Index { name: Self::BY_GROUP, fields: &["group", "last_failed_at"] },
         Index { name: Self::BY_TOPIC, fields: &["topic", "last_failed_at"] },
         Index { name: Self::BY_AGGREGATE, fields: &["aggregate_id", "last_failed_at"] },
+        Index { name: Self::BY_OPEN, fields: &["open", "last_failed_at"] },
         Index { name: Self::BY_STATE, fields: &["state", "last_failed_at"] },
         Index { name: Self::BY_FINGERPRINT, fields: &["fingerprint", "last_failed_at"] },
         Index { name: Self::BY_CHANGE, fields: &["changed_at"] },
@@ -77,7 +85,7 @@ impl Document for DeadLetter {
 
     fn index_values(&self) -> Vec<(&'static str, IndexValue)> {
         let hour = format!("{}\t{}", self.fingerprint, Self::hour(self.first_failed_at));
-        let redrive = self.redrive_id.as_ref().map(|id| format!("{id}\t{}", self.state.as_str())).unwrap_or_default();
+        let redrive = self.redrive.as_ref().map(|mark| Self::redrive_tally(&mark.id, mark.outcome)).unwrap_or_default();
         let ordered = self.keeps_order && !self.state.is_over();
         let order_key = if ordered { Self::order_key(&self.group, &self.aggregate_id) } else { String::new() };
         vec![
@@ -87,6 +95,7 @@ impl Document for DeadLetter {
             ("group", self.group.as_str().into()),
             ("topic", self.topic.as_str().into()),
             ("aggregate_id", self.aggregate_id.as_str().into()),
+            ("open", if self.state.is_over() { "over" } else { "open" }.into()),
             ("state", self.state.as_str().into()),
             ("fingerprint", self.fingerprint.as_str().into()),
             ("tally", self.tally().as_str().into()),
@@ -102,6 +111,7 @@ impl Document for DeadLetter {
         match self.pending {
             // At once.
             Some(Pending::Tell | Pending::Release) => Some(self.changed_at),
+            Some(Pending::Send) => Some(self.changed_at + SENT_WITHIN),
             // The record is on its way. Should it be lost all the same, it is delivered again.
             None if self.state == LetterState::Retrying => Some(self.changed_at + LOST_AFTER),
             None => self.retry_at,
@@ -125,6 +135,9 @@ impl Document for DeadLetter {
         Ok(letter)
     }
 }
+
+/// How long the publishing of a redrive may take. One that its group has answered by then is not published again.
+const SENT_WITHIN: Duration = Duration::from_secs(10);
 
 /// After what time a redrive whose group has said nothing is delivered again.
 const LOST_AFTER: Duration = Duration::from_secs(60 * 60);
