@@ -67,6 +67,6 @@ pub mod google {
 }
 
 pub use runmesh::{
-    api::v1 as api, dlq::v1 as dlq, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution, queue::v1 as queue,
-    result::v1 as result, saga::v1 as saga,
+    api::v1 as api, dlq::v1 as dlq, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution,
+    queue::v1 as queue, result::v1 as result, saga::v1 as saga,
 };

@@ -52,7 +52,12 @@ struct Row {
 }
 
 fn rows() -> anyhow::Result<Vec<Row>> {
-    TABLE.lines().skip(1).chain([OUTPUT, OPERATION]).map(|line| row(line).with_context(|| format!("the row {line:?}"))).collect()
+    TABLE
+        .lines()
+        .skip(1)
+        .chain([OUTPUT, OPERATION])
+        .map(|line| row(line).with_context(|| format!("the row {line:?}")))
+        .collect()
 }
 
 fn row(line: &str) -> anyhow::Result<Row> {
