@@ -11,11 +11,16 @@ use super::serve::Stop;
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
 
+/// How long an answer has to last for the node to be there, whether or not there was something to say.
+const STEADY: Duration = Duration::from_secs(5);
+
 /// How long a node that is away is waited for.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     /// When it is given up. `None`: it is there.
     give_up: Option<Instant>,
+    /// Since when it answers.
+    answers: Option<Instant>,
 }
 
 impl Patience {
@@ -26,7 +31,15 @@ impl Patience {
 
     /// The node has said that it goes away. Whether it is waited for.
     pub(super) fn lasts(&mut self) -> bool {
+        if self.answers.take().is_some_and(|since| since.elapsed() >= STEADY) {
+            self.is_there();
+        }
         Instant::now() < *self.give_up.get_or_insert_with(|| Instant::now() + RECONNECT_PATIENCE)
+    }
+
+    /// The node answers. It may go away again before it has said anything.
+    pub(super) fn answers(&mut self) {
+        self.answers = Some(Instant::now());
     }
 
     /// The node is there.

@@ -10,21 +10,33 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, future::BoxFuture, stream};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use prost_reflect::DynamicMessage;
 use runmesh_gateway::DynamicCodec;
 use runmesh_proto::dlq::dead_letter_service_server::SERVICE_NAME;
 use runmesh_rpc::{RpcServer, ServerConfig, status};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::TcpListener,
+    process::Command,
+    task::JoinHandle,
+};
 use tonic::{Response, Status, body::Body, server::NamedService};
 use tower::Service;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Messages, and the error that follows them, if any.
-type Answer = (Vec<Value>, Option<Status>);
+/// Messages, and what follows them.
+type Answer = (Vec<Value>, Then);
+
+/// What follows the messages of an answer.
+enum Then {
+    End,
+    Error(Status),
+    Silence,
+}
 
 #[derive(Default)]
 struct Script {
@@ -60,11 +72,16 @@ impl Service<http::Request<Body>> for Scripted {
                 let answer = script.lock().unwrap().answer(&method, request.get_ref());
                 let output = descriptor.output();
                 async move {
-                    let (messages, error) = answer?;
+                    let (messages, then) = answer?;
                     let messages = messages.into_iter().map(move |json| {
                         Ok(DynamicMessage::deserialize(output.clone(), json).expect("the test's answer is a message"))
                     });
-                    Ok::<_, Status>(Response::new(stream::iter(messages.chain(error.map(Err)))))
+                    let rest = match then {
+                        Then::End => stream::empty().boxed(),
+                        Then::Error(status) => stream::iter([Err(status)]).boxed(),
+                        Then::Silence => stream::pending().boxed(),
+                    };
+                    Ok::<_, Status>(Response::new(stream::iter(messages).chain(rest)))
                 }
             });
             // To the wire, one message is a stream of one.
@@ -87,7 +104,7 @@ impl Script {
 pub(crate) struct Fake {
     script: Scripted,
     address: String,
-    pub(crate) folder: TempDir,
+    folder: TempDir,
     task: JoinHandle<std::io::Result<()>>,
 }
 
@@ -115,8 +132,16 @@ impl Fake {
 
     /// The next answer to a method, with more than one message, or an error after them.
     pub(crate) fn stream(&self, method: &str, messages: impl Into<Vec<Value>>, error: Option<Status>) {
-        let mut script = self.script.0.lock().unwrap();
-        script.answers.entry(method.to_owned()).or_default().push((messages.into(), error));
+        self.push(method, (messages.into(), error.map_or(Then::End, Then::Error)));
+    }
+
+    /// The next answer to a method, which does not end after these messages.
+    pub(crate) fn silence_after(&self, method: &str, messages: impl Into<Vec<Value>>) {
+        self.push(method, (messages.into(), Then::Silence));
+    }
+
+    fn push(&self, method: &str, answer: Answer) {
+        self.script.0.lock().unwrap().answers.entry(method.to_owned()).or_default().push(answer);
     }
 
     /// What a method was asked, in order.
@@ -132,9 +157,32 @@ impl Fake {
 
     /// Runs `runmesh dlq` with these variables, and this text on its standard input.
     pub(crate) async fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Ran {
-        let stdin = self.folder.path().join("stdin");
+        let stdin = self.path().join("stdin");
         std::fs::write(&stdin, input).unwrap();
-        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_runmesh"))
+        let mut command = self.command(arguments, variables);
+        let output = command.stdin(Stdio::from(std::fs::File::open(&stdin).unwrap())).output();
+        Ran::of(&tokio::time::timeout(PATIENCE, output).await.expect("it did not end").unwrap())
+    }
+
+    /// Runs `runmesh dlq` until it has said something on standard error, and then interrupts it.
+    pub(crate) async fn interrupt(&self, arguments: &[&str]) -> Ran {
+        let mut command = self.command(arguments, &[("USER", "tester")]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let ran = async {
+            let mut stderr = BufReader::new(child.stderr.take().unwrap());
+            let mut said = String::new();
+            stderr.read_line(&mut said).await.unwrap();
+            let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+            stderr.read_to_string(&mut said).await.unwrap();
+            Ran { stderr: said, ..Ran::of(&child.wait_with_output().await.unwrap()) }
+        };
+        tokio::time::timeout(PATIENCE, ran).await.expect("it did not end")
+    }
+
+    fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runmesh"));
+        command
             .arg("dlq")
             .args(arguments)
             .args(["--server", &self.address])
@@ -143,10 +191,8 @@ impl Fake {
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("TMPDIR", self.folder.path())
             .envs(variables.iter().copied())
-            .stdin(Stdio::from(std::fs::File::open(&stdin).unwrap()))
-            .kill_on_drop(true)
-            .output();
-        Ran::of(&tokio::time::timeout(PATIENCE, output).await.expect("it did not end").unwrap())
+            .kill_on_drop(true);
+        command
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -72,6 +72,16 @@ async fn a_redrive_that_did_not_handle_all_is_a_failure() {
 }
 
 #[tokio::test]
+async fn an_interrupt_ends_the_watch_and_tells_that_the_redrive_goes_on() {
+    let fake = Fake::start().await;
+    fake.silence_after("WatchRedrive", [running("c1")]);
+    let ran = fake.interrupt(&["redrive", "watch", "r1"]).await;
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    assert!(ran.stderr.contains("goes on") && ran.stderr.contains("r1"), "{ran:?}");
+    assert_eq!(fake.asked("CancelRedrive"), [] as [Value; 0]);
+}
+
+#[tokio::test]
 async fn nothing_is_started_unasked() {
     let fake = planned().await;
     let said = fake.run(&WHOLE).await.failed();

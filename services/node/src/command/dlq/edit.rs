@@ -40,12 +40,19 @@ pub(super) async fn edit(args: EditArgs, environment: &Environment) -> anyhow::R
         let answer = client.edit_and_retry(request).await.map_err(|status| refused(&status))?;
         anyhow::Ok(answer.into_inner().dead_letter.unwrap_or_default())
     };
-    let letter = match (sent.await, draft) {
+    // The editor's listener has taken the signals their usual effect.
+    let mut stop = Stop::listen()?;
+    let sent = tokio::select! {
+        sent = sent => sent,
+        () = stop.asked() => Err(anyhow::Error::msg("stopped before the node had answered")),
+    };
+    let letter = match (sent, draft) {
         (Ok(letter), _) => letter,
         (Err(error), Some(draft)) => {
             // What somebody wrote must not be lost.
             let path = draft.keep();
-            return Err(error.context(format!("not sent; your text is in {}, which --payload takes", path.display())));
+            return Err(error
+                .context(format!("it was not delivered; your text is in {}, which --payload takes", path.display())));
         }
         (Err(error), None) => return Err(error),
     };

@@ -27,11 +27,16 @@ pub(super) async fn follow<M, T>(
         if !patience.pause(stop).await {
             return Ok(None);
         }
-        let mut messages = match ask(cursor.clone()).await {
+        let answer = tokio::select! {
+            answer = ask(cursor.clone()) => answer,
+            () = stop.asked() => return Ok(None),
+        };
+        let mut messages = match answer {
             Ok(messages) => messages,
             Err(status) if patience.may_return(&status) => continue,
             Err(status) => return Err(refused(&status)),
         };
+        patience.answers();
         loop {
             let next = tokio::select! {
                 next = messages.try_next() => next,

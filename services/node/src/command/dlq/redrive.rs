@@ -80,9 +80,8 @@ pub(super) async fn redrive(args: RedriveArgs, environment: &Environment) -> any
         }
         Some(RedriveAction::Ls(args)) => list(args).await,
         Some(RedriveAction::Watch(args)) => {
-            let mut stop = Stop::listen()?;
             let client = open(&args.output.server).await?;
-            watch(client, args.id, args.output.json, &mut stop).await
+            watch(client, args.id, args.output.json).await
         }
     }
 }
@@ -100,10 +99,8 @@ async fn whole(args: RedriveArgs, environment: &Environment) -> anyhow::Result<E
         eprintln!("nothing was started");
         return Ok(ExitCode::FAILURE);
     }
-    // From here on a signal ends the watch, and not the redrive.
-    let mut stop = Stop::listen()?;
     let redrive = start(&mut client, plan.plan_token, args.pace, actor, args.reason.unwrap_or_default()).await?;
-    watch(client, redrive.redrive_id, args.output.json, &mut stop).await
+    watch(client, redrive.redrive_id, args.output.json).await
 }
 
 async fn plan(client: &mut Client, args: FilterArgs, rate: f64) -> anyhow::Result<RedrivePlan> {
@@ -197,7 +194,9 @@ fn row(redrive: &Redrive, now: SystemTime) -> Vec<String> {
 }
 
 /// Shows how a redrive goes, until its end, or until it stops by its canary.
-async fn watch(client: Client, redrive_id: String, as_json: bool, stop: &mut Stop) -> anyhow::Result<ExitCode> {
+async fn watch(client: Client, redrive_id: String, as_json: bool) -> anyhow::Result<ExitCode> {
+    // A signal ends the watch, and not the redrive, which has to be told.
+    let mut stop = Stop::listen()?;
     let ask = async |cursor| {
         let request = WatchRedriveRequest { redrive_id: redrive_id.clone(), cursor };
         Ok(client.clone().watch_redrive(request).await?.into_inner())
@@ -217,7 +216,7 @@ async fn watch(client: Client, redrive_id: String, as_json: bool, stop: &mut Sto
             None => Next::After(message.cursor),
         })
     };
-    let ended = follow(String::new(), ask, take, stop).await;
+    let ended = follow(String::new(), ask, take, &mut stop).await;
     progress.clear();
     let Some(redrive) = ended? else {
         eprintln!("the redrive goes on: `runmesh dlq redrive watch {redrive_id}` shows it, `cancel` ends it");

@@ -46,7 +46,10 @@ fn lines(detail: &DeadLetterDetail, now: SystemTime) -> Vec<String> {
         lines.extend([String::new(), "headers".to_owned()]);
         lines.extend(detail.headers.iter().map(header));
     }
-    lines.extend([String::new(), format!("tries: {}, of which the newest {}", letter.tries, detail.attempts.len())]);
+    let shown = detail.attempts.len();
+    let all = usize::try_from(letter.tries).is_ok_and(|tries| tries <= shown);
+    let newest = if all { String::new() } else { format!(", the newest {shown} of them") };
+    lines.extend([String::new(), format!("{} tries{newest}", letter.tries)]);
     lines.extend(detail.attempts.iter().flat_map(attempt));
     if detail.event_json.is_empty() {
         lines.extend([String::new(), format!("record: {} bytes that are no event", detail.raw_value.len())]);
@@ -200,7 +203,7 @@ mod tests {
             "key            key\n",
             "next           1970-01-01T00:03:10Z (in 2m)\n",
             "headers\n  attempt: 2\n  odd: \\xff\n",
-            "tries: 9, of which the newest 1\n",
+            "9 tries, the newest 1 of them\n",
             "  1970-01-01T00:01:00Z  took 0.012 s\n    no room\n      because: disk full\u{fffd}[31m\n",
             "    \"executionRequested\": {\n      \"language\": \"python\"\n",
         ] {

@@ -18,8 +18,8 @@ use crate::cli::dlq::WatchArgs;
 
 /// Shows letters as they change, until the user asks to stop.
 pub(super) async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
-    let mut stop = Stop::listen()?;
     let client = open(&args.output.server).await?;
+    let mut stop = Stop::listen()?;
     let filter = filter(args.filter, SystemTime::now());
     let ask = async move |cursor| {
         let request = WatchDeadLettersRequest { filter: Some(filter.clone()), cursor };

@@ -62,6 +62,7 @@ pub(super) async fn follow<T: Channel, F: Followed>(
             Err(status) if patience.may_return(&status) => continue,
             Err(status) => return Err(print::error(&status)),
         };
+        patience.answers();
         loop {
             let next = tokio::select! {
                 next = messages.try_next() => next,
