@@ -9,7 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Version,
     header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE},
 };
 use http_body_util::LengthLimitError;
@@ -20,12 +20,14 @@ use tonic::{Status, client::Grpc};
 
 use crate::{
     codec::DynamicCodec,
+    download,
     gateway::{Inner, Upstream},
     guard,
     problem::Problem,
     query,
-    routes::{Lookup, Route},
-    sse::{self, Opened},
+    routes::{Answer, Lookup, Route},
+    sse,
+    stream::{Opened, Opening},
     transcode::{request_message, write_json},
 };
 
@@ -35,7 +37,7 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Where an EventSource sends its last cursor when it comes back.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Where an EventSource, which can't set headers, may have its token.
+/// Where an EventSource or a link, which can't set headers, may have its token.
 const ACCESS_TOKEN: &str = "access_token";
 
 /// Serves every path that is not the gateway's own.
@@ -54,7 +56,8 @@ pub(crate) async fn dispatch(State(inner): State<Arc<Inner>>, request: Request) 
                 ("", problem.allowing(&methods).into_response())
             }
             Lookup::Found(route, fields) => {
-                let call = Call { inner: &inner, route, fields, query: parts.uri.query().unwrap_or_default() };
+                let query = parts.uri.query().unwrap_or_default();
+                let call = Call { inner: &inner, route, fields, query, version: parts.version };
                 let response = call.run(parts.headers, body).await;
                 (route.pattern.as_str(), response.unwrap_or_else(Problem::into_response))
             }
@@ -76,6 +79,7 @@ struct Call<'a> {
     route: &'a Route,
     fields: Vec<(&'a str, &'a str)>,
     query: &'a str,
+    version: Version,
 }
 
 impl Call<'_> {
@@ -84,28 +88,35 @@ impl Call<'_> {
         // It runs from now on, so that the time that the body takes counts.
         let deadline = Deadline::of(&headers).map_err(|status| Problem::from_status(&status))?;
         let mut query = query::parse(self.query).map_err(invalid)?;
-        let cursor = match &self.route.sse {
-            Some(rule) => {
-                take_access_token(&mut query, &mut headers).map_err(invalid)?;
-                let cursor_field = rule.cursor_field.as_ref();
-                cursor_field
-                    .map(|field| take_cursor(field, &mut query, &headers))
-                    .transpose()
-                    .map_err(invalid)?
-                    .flatten()
-            }
+        if self.route.answer.takes_token_from_query() {
+            take_access_token(&mut query, &mut headers).map_err(invalid)?;
+        }
+        let cursor_field = self.route.answer.cursor_field();
+        let cursor = match cursor_field {
+            Some(field) => take_cursor(field, &mut query, &headers).map_err(invalid)?,
             None => None,
         };
         // Before the body is read, so that nobody without a token can make the gateway hold one.
         self.check_access(&headers)?;
         let body = self.read(body).await?;
         let mut message = request_message(self.route, &self.fields, &query, &headers, &body)?;
-        let Some(rule) = &self.route.sse else { return self.unary(request(message, &headers, deadline)).await };
-        let resumes = cursor.is_some();
-        if let (Some(field), Some(cursor)) = (&rule.cursor_field, cursor) {
-            query::set(&mut message, field.name(), &cursor).map_err(invalid)?;
+        if let (Some(field), Some(cursor)) = (cursor_field, &cursor) {
+            query::set(&mut message, field.name(), cursor).map_err(invalid)?;
         }
-        Ok(self.stream(request(message, &headers, deadline), resumes).await)
+        let rpc = &self.route.rpc;
+        let request = request(message, &headers, deadline);
+        match &self.route.answer {
+            Answer::Json => json(&self.unary(request).await?),
+            Answer::Events(rule) => {
+                let settings = self.inner.sse.clone();
+                Ok(sse::respond(rpc, rule, self.open(request), cursor.is_some(), settings).await)
+            }
+            Answer::File if rpc.is_server_streaming() => {
+                download::check_version(self.version)?;
+                download::stream(rpc, self.open(request)).await
+            }
+            Answer::File => download::whole(rpc, &self.unary(request).await?),
+        }
     }
 
     fn check_access(&self, headers: &HeaderMap) -> Result<(), Problem> {
@@ -142,31 +153,33 @@ impl Call<'_> {
         Grpc::new(self.inner.upstream.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    async fn unary(&self, request: tonic::Request<DynamicMessage>) -> Result<Response, Problem> {
+    async fn unary(&self, request: tonic::Request<DynamicMessage>) -> Result<DynamicMessage, Problem> {
         let mut client = self.client();
         let answer = async {
             ready(&mut client).await?;
             let codec = DynamicCodec::new(self.route.rpc.output());
             client.unary(request, self.route.rpc_path.clone(), codec).await
         };
-        let answer = answer.await.map_err(|status| Problem::from_status(&status))?.into_inner();
-        let mut json = Vec::with_capacity(1024);
-        write_json(&answer, &mut json).map_err(|error| Problem::from_status(&status::internal(&error)))?;
-        let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
-        Ok((headers, json).into_response())
+        Ok(answer.await.map_err(|status| Problem::from_status(&status))?.into_inner())
     }
 
-    async fn stream(&self, request: tonic::Request<DynamicMessage>, resumes: bool) -> Response {
+    fn open(&self, request: tonic::Request<DynamicMessage>) -> Opening {
         let mut client = self.client();
         let (path, codec) = (self.route.rpc_path.clone(), DynamicCodec::new(self.route.rpc.output()));
-        let opening = async move {
+        Box::pin(async move {
             ready(&mut client).await?;
             let mut rest = client.server_streaming(request, path, codec).await?.into_inner();
             let first = rest.message().await?;
             Ok(Opened { first, rest })
-        };
-        sse::respond(self.route, Box::pin(opening), resumes, self.inner.sse.clone()).await
+        })
     }
+}
+
+fn json(answer: &DynamicMessage) -> Result<Response, Problem> {
+    let mut json = Vec::with_capacity(1024);
+    write_json(answer, &mut json).map_err(|error| Problem::from_status(&status::internal(&error)))?;
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    Ok((headers, json).into_response())
 }
 
 /// Waits until the upstream takes a call.

@@ -11,7 +11,7 @@ use axum::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, Method, StatusCode,
-    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use runmesh_rpc::{AccessPolicy, ConnectionSettings, Protocols, serve_connections};
 use tokio::net::TcpListener;
@@ -120,8 +120,8 @@ impl Gateway {
             .layer(cors)
     }
 
-    /// Serves HTTP/1.1 and HTTP/2 until `shutdown` is ready. Then `/healthz` says so, streams end with an event that
-    /// tells their clients to connect again, calls in flight have `drain` to end, and what is left is cut.
+    /// Serves HTTP/1.1 and HTTP/2 until `shutdown` is ready. Then `/healthz` says so, streams of events end with one that
+    /// tells their clients to connect again, calls and downloads in flight have `drain` to end, and what is left is cut.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ fn cors(config: &GatewayConfig) -> CorsLayer {
             HeaderName::from_static("traceparent"),
             HeaderName::from_static("grpc-timeout"),
         ])
-        .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
+        .expose_headers([CONTENT_DISPOSITION, RETRY_AFTER, WWW_AUTHENTICATE])
         .max_age(Duration::from_secs(3600))
 }
 

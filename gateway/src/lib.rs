@@ -1,4 +1,5 @@
-//! HTTP for the gRPC services: unary calls as JSON, server-streams as Server-Sent Events, and one page to try it.
+//! HTTP for the gRPC services: unary calls as JSON, server-streams as Server-Sent Events, `google.api.HttpBody` as files,
+//! and one page to try it.
 //!
 //! Neighbours: the contract's descriptors (`runmesh-proto`) say what there is; calls go to a gRPC transport, which is the
 //! process's own [`LocalChannel`](runmesh_rpc::LocalChannel) or a channel to other ones. Invariants: there is no
@@ -13,6 +14,7 @@
 mod codec;
 mod config;
 mod dispatch;
+mod download;
 mod gateway;
 mod guard;
 mod openapi;
@@ -21,6 +23,7 @@ mod problem;
 mod query;
 mod routes;
 mod sse;
+mod stream;
 mod template;
 mod transcode;
 

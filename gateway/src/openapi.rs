@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     query::{is_well_known, resolve},
-    routes::{BodyRule, Route, RouteTable},
+    routes::{Answer, BodyRule, Route, RouteTable, SseRule},
 };
 use comments::Comments;
 use schema::Schemas;
@@ -39,8 +39,8 @@ pub(crate) fn document(routes: &RouteTable) -> Value {
         "info": {
             "title": "Runmesh",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Runs scripts. The gRPC services over HTTP: JSON for calls, Server-Sent Events for streams. \
-                Bytes are base64, 64-bit integers are strings. Requests may name fields in either case.",
+            "description": "Runs scripts. The gRPC services over HTTP: JSON for calls, Server-Sent Events for streams, files for \
+                some. Bytes are base64, 64-bit integers are strings. Requests may name fields in either case.",
         },
         "paths": paths,
         "components": {
@@ -88,14 +88,29 @@ fn operation(route: &Route, again: usize, comments: &Comments, schemas: &mut Sch
 }
 
 fn responses(route: &Route, schemas: &mut Schemas<'_>) -> Value {
-    let output = schemas.message(&route.rpc.output());
     let problem = json!({"$ref": "#/components/responses/Problem"});
-    let Some(sse) = &route.sse else {
-        return json!({
-            "200": {"description": "The answer.", "content": {"application/json": {"schema": output}}},
+    match &route.answer {
+        Answer::Json => json!({
+            "200": {
+                "description": "The answer.",
+                "content": {"application/json": {"schema": schemas.message(&route.rpc.output())}},
+            },
             "default": problem,
-        });
-    };
+        }),
+        Answer::File => json!({
+            "200": {
+                "description": "A file. When something goes wrong on the way, the transfer is cut.",
+                "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
+                // Any content type: the answer says which.
+                "content": {"*/*": {}},
+            },
+            "default": problem,
+        }),
+        Answer::Events(rule) => events(rule, &schemas.message(&route.rpc.output()), &problem),
+    }
+}
+
+fn events(sse: &SseRule, output: &Value, problem: &Value) -> Value {
     let mut events: Vec<&str> = Vec::new();
     let fields: Vec<FieldDescriptor> =
         sse.event_oneof.iter().flat_map(|oneof| oneof.fields().collect::<Vec<_>>()).collect();
@@ -144,15 +159,17 @@ fn parameters(route: &Route, comments: &Comments, schemas: &mut Schemas<'_>) -> 
         let schema = schemas.field(&field);
         parameters.push(json!({"name": json_path, "in": "query", "description": description, "schema": schema}));
     }
-    if route.http_method == Method::GET && route.sse.as_ref().is_some_and(|sse| sse.cursor_field.is_some()) {
+    if route.http_method == Method::GET && route.answer.cursor_field().is_some() {
         parameters.push(json!({
             "name": "Last-Event-ID", "in": "header", "schema": {"type": "string"},
             "description": "The id of the last event received. It wins over the query.",
         }));
+    }
+    if route.http_method == Method::GET && route.answer.takes_token_from_query() {
         parameters.push(json!({
             "name": "access_token", "in": "query", "schema": {"type": "string"},
-            "description": "The bearer token, for an EventSource, which can't set headers. URLs end up in histories and \
-                logs of proxies: prefer the header where you can.",
+            "description": "The bearer token, for an EventSource or a link, which can't set headers. URLs end up in \
+                histories and logs of proxies: prefer the header where you can.",
         }));
     }
     parameters
@@ -224,6 +241,8 @@ mod tests {
         let watch = &document["paths"]["/v1/executions/{execution_id}:watch"]["get"];
         let stream = &watch["responses"]["200"]["content"]["text/event-stream"];
         assert_eq!(stream["x-event-names"], json!(["event", "end", "error", "reconnect"]));
+        let export = &document["paths"]["/v1/deadLetters:export"]["get"];
+        assert_eq!(export["responses"]["200"]["content"], json!({"*/*": {}}));
         let create = &document["paths"]["/v1/executions"]["post"]["requestBody"]["content"]["application/json"];
         assert_eq!(create["schema"]["$ref"], "#/components/schemas/runmesh.execution.v1.CreateExecutionRequest");
     }

@@ -77,7 +77,7 @@ impl Problem {
         let code = match status {
             StatusCode::NOT_FOUND => Code::NotFound,
             StatusCode::FORBIDDEN => Code::PermissionDenied,
-            StatusCode::METHOD_NOT_ALLOWED => Code::Unimplemented,
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => Code::Unimplemented,
             StatusCode::PAYLOAD_TOO_LARGE => Code::ResourceExhausted,
             StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
             _ => Code::InvalidArgument,

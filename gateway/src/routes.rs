@@ -6,7 +6,10 @@ use prost_reflect::{
 };
 use runmesh_proto::api::Access;
 
-use crate::template::{RequestPath, Template, UnsupportedTemplate};
+use crate::{
+    download::HTTP_BODY,
+    template::{RequestPath, Template, UnsupportedTemplate},
+};
 
 /// A route that the descriptors declare and the gateway can't serve.
 #[derive(Debug)]
@@ -41,6 +44,32 @@ pub(crate) struct SseRule {
     pub(crate) end_field: Option<FieldDescriptor>,
 }
 
+/// What becomes of the RPC's answer.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// JSON.
+    Json,
+    /// A stream of Server-Sent Events.
+    Events(SseRule),
+    /// A file, in one message or in a stream of them.
+    File,
+}
+
+impl Answer {
+    /// Whether it may be asked for by what can't set headers, an EventSource or a link, with the token in the query.
+    pub(crate) fn takes_token_from_query(&self) -> bool {
+        !matches!(self, Self::Json)
+    }
+
+    /// The request's field that says where to resume.
+    pub(crate) fn cursor_field(&self) -> Option<&FieldDescriptor> {
+        match self {
+            Self::Events(rule) => rule.cursor_field.as_ref(),
+            Self::Json | Self::File => None,
+        }
+    }
+}
+
 /// One HTTP method and path, and the RPC behind it.
 #[derive(Debug)]
 pub(crate) struct Route {
@@ -53,8 +82,7 @@ pub(crate) struct Route {
     /// `/package.Service/Method`.
     pub(crate) rpc_path: PathAndQuery,
     pub(crate) access: Access,
-    /// Set for server-streams.
-    pub(crate) sse: Option<SseRule>,
+    pub(crate) answer: Answer,
 }
 
 impl Route {
@@ -128,18 +156,17 @@ fn add_routes(pool: &DescriptorPool, rpc: &MethodDescriptor, routes: &mut Vec<Ro
     let more = http.get_field_by_name("additional_bindings").map(|bindings| bindings.into_owned());
     let more = more.as_ref().and_then(Value::as_list).unwrap_or_default();
     for binding in std::iter::once(&http).chain(more.iter().filter_map(Value::as_message)) {
-        let sse = if rpc.is_server_streaming() { Some(sse_rule(pool, rpc)?) } else { None };
-        routes.push(route(rpc, binding, access, sse)?);
+        let answer = match rpc.is_server_streaming() {
+            _ if rpc.output().full_name() == HTTP_BODY => Answer::File,
+            true => Answer::Events(sse_rule(pool, rpc)?),
+            false => Answer::Json,
+        };
+        routes.push(route(rpc, binding, access, answer)?);
     }
     Ok(())
 }
 
-fn route(
-    rpc: &MethodDescriptor,
-    binding: &DynamicMessage,
-    access: Access,
-    sse: Option<SseRule>,
-) -> Result<Route, String> {
+fn route(rpc: &MethodDescriptor, binding: &DynamicMessage, access: Access, answer: Answer) -> Result<Route, String> {
     let verbs = [
         ("get", Method::GET),
         ("put", Method::PUT),
@@ -165,7 +192,7 @@ fn route(
     };
     let rpc_path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
     let rpc_path = PathAndQuery::try_from(rpc_path).map_err(|error| error.to_string())?;
-    Ok(Route { http_method, template, pattern, body, rpc: rpc.clone(), rpc_path, access, sse })
+    Ok(Route { http_method, template, pattern, body, rpc: rpc.clone(), rpc_path, access, answer })
 }
 
 fn sse_rule(pool: &DescriptorPool, rpc: &MethodDescriptor) -> Result<SseRule, String> {
@@ -232,10 +259,17 @@ mod tests {
     fn the_watchs_stream_has_its_rule() {
         let table = RouteTable::read(runmesh_proto::descriptors()).unwrap();
         let watch = table.routes().iter().find(|route| route.rpc.name() == "WatchExecution").unwrap();
-        let sse = watch.sse.as_ref().unwrap();
+        let Answer::Events(sse) = &watch.answer else { panic!("{:?}", watch.answer) };
         assert_eq!(sse.cursor_field.as_ref().unwrap().name(), "cursor");
         assert_eq!(sse.id_field.as_ref().unwrap().name(), "cursor");
         assert_eq!(sse.event_oneof.as_ref().unwrap().name(), "item");
         assert_eq!(sse.end_field.as_ref().unwrap().name(), "end");
+    }
+    #[test]
+    fn what_answers_with_a_body_of_its_own_is_a_file() {
+        let table = RouteTable::read(runmesh_proto::descriptors()).unwrap();
+        let files = table.routes().iter().filter(|route| matches!(route.answer, Answer::File));
+        let files: Vec<&str> = files.map(|route| route.rpc.name()).collect();
+        assert_eq!(files, ["ExportDeadLetters"]);
     }
 }

@@ -1,6 +1,6 @@
 //! A server-stream as Server-Sent Events.
 
-use std::{convert::Infallible, pin::Pin, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     body::Body,
@@ -9,29 +9,18 @@ use axum::{
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderValue, StatusCode, header};
-use metrics::gauge;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use runmesh_rpc::status;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::{
     problem::Problem,
-    routes::{Route, SseRule},
+    routes::SseRule,
+    stream::{Active, Opened, Opening},
     transcode::write_json,
 };
-
-/// A call whose first message, or whose end, has been seen.
-pub(crate) struct Opened {
-    /// `None`: the stream ended without a message.
-    pub(crate) first: Option<DynamicMessage>,
-    /// What follows.
-    pub(crate) rest: Streaming<DynamicMessage>,
-}
-
-/// A call that is on its way to its first message.
-pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Opened, Status>> + Send>>;
 
 /// What the streams of one gateway share.
 #[derive(Debug, Clone)]
@@ -48,7 +37,13 @@ pub(crate) struct SseSettings {
 const RESUME_FACTOR: u32 = 10;
 
 /// Answers with the stream, or with what the call came to before its first message.
-pub(crate) async fn respond(route: &Route, mut opening: Opening, resumes: bool, settings: SseSettings) -> Response {
+pub(crate) async fn respond(
+    rpc: &MethodDescriptor,
+    rule: &SseRule,
+    mut opening: Opening,
+    resumes: bool,
+    settings: SseSettings,
+) -> Response {
     let wait = settings.first_message_wait * if resumes { RESUME_FACTOR } else { 1 };
     let source = match timeout(wait, &mut opening).await {
         Ok(Err(status)) => return Problem::from_status(&status).into_response(),
@@ -57,7 +52,8 @@ pub(crate) async fn respond(route: &Route, mut opening: Opening, resumes: bool, 
         Ok(Ok(opened)) => Source::Open(Box::new(opened)),
         Err(_) => Source::Opening(opening),
     };
-    let mut response = Response::new(Body::from_stream(frames(route, source, resumes, settings)));
+    let encoder = Encoder { rpc: rpc.clone(), rule: rule.clone() };
+    let mut response = Response::new(Body::from_stream(frames(encoder, source, resumes, settings)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -96,12 +92,11 @@ enum Step {
 
 /// The response's body: each frame is made when the client has taken the one before.
 fn frames(
-    route: &Route,
+    encoder: Encoder,
     mut source: Source,
     resumes: bool,
     settings: SseSettings,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + use<> {
-    let encoder = Encoder::new(route);
     async_stream::stream! {
         let _active = Active::new(&encoder.rpc);
         // A client that came back after the end and is answered too late for a 204 has missed nothing: it gets the 204
@@ -150,23 +145,6 @@ fn frames(
     }
 }
 
-/// Counts the streams that are open.
-struct Active(String);
-
-impl Active {
-    fn new(rpc: &MethodDescriptor) -> Self {
-        let name = rpc.full_name().to_owned();
-        gauge!("gateway_streams_active", "rpc" => name.clone()).increment(1.0);
-        Self(name)
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        gauge!("gateway_streams_active", "rpc" => std::mem::take(&mut self.0)).decrement(1.0);
-    }
-}
-
 fn preface(retry: Duration) -> Bytes {
     Bytes::from(format!("retry: {}\n: runmesh\n\n", retry.as_millis()))
 }
@@ -189,10 +167,6 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn new(route: &Route) -> Self {
-        Self { rpc: route.rpc.clone(), rule: route.sse.clone().unwrap_or_default() }
-    }
-
     /// The frame of a message, and whether it is the last.
     fn encode(&self, message: &DynamicMessage) -> Result<(Bytes, bool), Status> {
         let mut frame = Vec::with_capacity(512);

@@ -24,6 +24,8 @@ use runmesh_rpc::{AccessPolicy, MAX_REQUEST_BYTES, RpcServer, Secret, ServerConf
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tonic::{Request, Response, Status};
 
+use crate::letters::FakeLetters;
+
 /// What the tests look at from outside.
 #[derive(Default)]
 pub(crate) struct Seen {
@@ -35,7 +37,8 @@ pub(crate) struct Seen {
     pub(crate) produced: AtomicUsize,
 }
 
-struct OnDrop(Arc<Seen>);
+/// Tells when a stream is dropped.
+pub(crate) struct OnDrop(pub(crate) Arc<Seen>);
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
@@ -203,6 +206,7 @@ async fn gateway(config: GatewayConfig) -> (Gateway, Arc<Seen>) {
     let access = AccessPolicy { token: config.token.clone() };
     let server = RpcServer::builder(ServerConfig { access, ..ServerConfig::default() })
         .add_service(ExecutionServiceServer::new(Fake(seen.clone())).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(FakeLetters(seen.clone()))
         .build();
     let readiness = server.readiness();
     readiness.set_ready().await;

@@ -1,8 +1,10 @@
-//! The gateway over a real listener, in front of a fake of the execution service.
+//! The gateway over a real listener, in front of fakes of two services.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod calls;
+mod downloads;
 mod fake;
+mod letters;
 mod own_paths;
 mod streams;

@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod dlq;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
@@ -35,6 +37,8 @@ pub enum Command {
     /// Compare what is stored with what is on the topics and what the groups have done. Exit code 1: something is lost or
     /// an invariant does not hold; 2: there is no verdict
     Verify(VerifyArgs),
+    /// Inspect what groups could not handle, and deliver it to them again
+    Dlq(dlq::DlqArgs),
     /// Make certificates
     Certs(CertsArgs),
 }

@@ -3,12 +3,15 @@
 mod call;
 mod certs;
 mod connect;
+mod dlq;
 mod doctor;
 mod print;
 mod real;
+mod reconnect;
 mod run;
 mod runtimes;
 mod serve;
+mod table;
 mod topics;
 mod verify;
 
@@ -36,6 +39,7 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
             Command::Doctor(args) => doctor::doctor(args, environment).await,
             Command::Call(args) => call::call(args).await,
             Command::Verify(args) => verify::verify(args, environment).await,
+            Command::Dlq(args) => dlq::dlq(args.action, environment).await,
             Command::Certs(args) => certs::certs(&args),
         }
     });

@@ -28,6 +28,10 @@ pub struct Environment {
     pub path: OsString,
     /// The home folder.
     pub home: Option<PathBuf>,
+    /// Who started it, by the name of the login.
+    pub user: Option<String>,
+    /// The command that opens a file for a person to change.
+    pub editor: Option<String>,
     /// Where data of programs is kept, by the XDG base directory specification.
     pub data_home: Option<PathBuf>,
 }
@@ -36,6 +40,7 @@ impl Environment {
     /// Reads it. To be called by `main` alone.
     pub fn of_process() -> Self {
         let path_of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let text_of = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (mut settings, mut unreadable) = (HashMap::new(), Vec::new());
         for (name, value) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
@@ -52,6 +57,8 @@ impl Environment {
             unreadable,
             path: std::env::var_os("PATH").unwrap_or_default(),
             home: path_of("HOME"),
+            user: text_of("USER"),
+            editor: text_of("VISUAL").or_else(|| text_of("EDITOR")),
             data_home: path_of("XDG_DATA_HOME"),
         }
     }

@@ -1,18 +1,12 @@
 //! A stream that is followed to its end, also across a node that goes away and comes back.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use runmesh_proto::execution::{CancelExecutionRequest, Execution, execution_service_client::ExecutionServiceClient};
-use tokio::time::sleep;
-use tonic::{Code, Status, Streaming, body::Body, client::GrpcService, codegen::StdError};
+use tonic::{Status, Streaming, body::Body, client::GrpcService, codegen::StdError};
 
 use super::{Stop, print};
-
-/// How long a node that went away is waited for, and the pause between two looks.
-const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
-const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
+use crate::command::reconnect::Patience;
 
 /// What a client of the node speaks over.
 pub(super) trait Channel:
@@ -58,15 +52,17 @@ pub(super) async fn follow<T: Channel, F: Followed>(
     stop: &mut Stop,
 ) -> anyhow::Result<Execution> {
     let mut asked_to_stop = false;
-    // When the node that is away is given up. `None`: it is there.
-    let mut give_up = None;
+    let mut patience = Patience::default();
     loop {
-        pause(give_up, stop).await?;
+        if !patience.pause(stop).await {
+            anyhow::bail!("stopped while the node was away; the script may go on there");
+        }
         let mut messages = match followed.ask(&mut client).await {
             Ok(messages) => messages,
-            Err(status) if may_return(&status, &mut give_up) => continue,
+            Err(status) if patience.may_return(&status) => continue,
             Err(status) => return Err(print::error(&status)),
         };
+        patience.answers();
         loop {
             let next = tokio::select! {
                 next = messages.try_next() => next,
@@ -81,7 +77,7 @@ pub(super) async fn follow<T: Channel, F: Followed>(
             };
             match next {
                 Ok(Some(message)) => {
-                    give_up = None;
+                    patience.is_there();
                     match followed.take(message) {
                         Ok(Some(execution)) => return Ok(execution),
                         Ok(None) => {}
@@ -93,28 +89,11 @@ pub(super) async fn follow<T: Channel, F: Followed>(
                 }
                 Ok(None) => anyhow::bail!("the stream ended without the end of the {}", F::NAME),
                 // The node went away or was cut off: from where the stream was.
-                Err(status) if may_return(&status, &mut give_up) => break,
+                Err(status) if patience.may_return(&status) => break,
                 Err(status) => return Err(print::error(&status)),
             }
         }
     }
-}
-
-/// Waits a little before a node that is away is asked again.
-async fn pause(give_up: Option<Instant>, stop: &mut Stop) -> anyhow::Result<()> {
-    if give_up.is_some() {
-        tokio::select! {
-            () = sleep(RECONNECT_PAUSE) => {}
-            () = stop.asked() => anyhow::bail!("stopped while the node was away; the script may go on there"),
-        }
-    }
-    Ok(())
-}
-
-/// Whether the node is only away, and not for too long: the patience begins when it is first missed.
-fn may_return(status: &Status, give_up: &mut Option<Instant>) -> bool {
-    status.code() == Code::Unavailable
-        && Instant::now() < *give_up.get_or_insert_with(|| Instant::now() + RECONNECT_PATIENCE)
 }
 
 /// Asks for the end of the script. It may have ended in this moment; the stream tells.

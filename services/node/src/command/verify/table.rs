@@ -5,6 +5,8 @@ use std::time::Duration;
 use runmesh_events::from_duration;
 use runmesh_proto::event_log::{Finding, FindingCount, FindingKind, FindingSeverity, GroupLedger, Ledger, TopicLedger};
 
+use crate::command::table::{Table, left, right};
+
 /// A finding on one line: how grave, what, where, in words.
 pub(super) fn finding(finding: &Finding) -> String {
     let mut place = finding.topic.clone();
@@ -34,13 +36,15 @@ pub(super) fn finding(finding: &Finding) -> String {
 pub(super) fn ledger(ledger: &Ledger) -> Vec<String> {
     let mut lines = Vec::new();
     if !ledger.topics.is_empty() {
-        let head = ["TOPIC", "EVENTS", "PUBLISHED", "PENDING", "MISSING", "RECORDS", "REPEATED", "BESIDE THESE"];
-        lines.extend(aligned(&head, ledger.topics.iter().map(topic).collect()));
+        let numbers = ["EVENTS", "PUBLISHED", "PENDING", "MISSING", "RECORDS", "REPEATED"].map(right);
+        let columns = std::iter::once(left("TOPIC")).chain(numbers).chain([left("BESIDE THESE")]);
+        lines.extend(Table::new(columns).lines(ledger.topics.iter().map(topic).collect()));
         lines.push(String::new());
     }
     if !ledger.groups.is_empty() {
-        let head = ["GROUP", "RECORDS", "HANDLED", "PENDING", "OLDEST", "DEAD LETTERS"];
-        lines.extend(aligned(&head, ledger.groups.iter().map(group).collect()));
+        let numbers = ["RECORDS", "HANDLED", "PENDING", "OLDEST"].map(right);
+        let columns = std::iter::once(left("GROUP")).chain(numbers).chain([left("DEAD LETTERS")]);
+        lines.extend(Table::new(columns).lines(ledger.groups.iter().map(group).collect()));
         lines.push(String::new());
     }
     lines.extend(ledger.findings.iter().filter(|count| count.count > count.sent).map(more));
@@ -75,23 +79,6 @@ fn group(group: &GroupLedger) -> Vec<String> {
 fn row(name: &str, numbers: &[i64], last: String) -> Vec<String> {
     let numbers = numbers.iter().map(ToString::to_string);
     std::iter::once(name.to_owned()).chain(numbers).chain([last]).collect()
-}
-
-/// Columns of the same width: the first to the left, numbers to the right, the last as it is.
-fn aligned(head: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
-    let head: Vec<String> = head.iter().map(|name| (*name).to_owned()).collect();
-    let all: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| all.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..all[0].len()).map(|column| width(column).unwrap_or_default()).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            0 => format!("{cell:<width$}"),
-            last if last + 1 == row.len() => cell.clone(),
-            _ => format!("{cell:>width$}"),
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    all.iter().map(line).collect()
 }
 
 fn more(count: &FindingCount) -> String {

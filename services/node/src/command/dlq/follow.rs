@@ -1,0 +1,61 @@
+//! A stream with cursors, followed across a node that goes away and comes back.
+
+use futures::TryStreamExt as _;
+use tonic::{Status, Streaming};
+
+use super::{Stop, reconnect::Patience, refused};
+
+/// What follows a message.
+pub(super) enum Next<T> {
+    /// The next one, or, after a cut, what comes after this cursor.
+    After(String),
+    /// The node goes away: the stream goes on elsewhere, or later.
+    Elsewhere,
+    /// Nothing: it has ended so.
+    Ended(T),
+}
+
+/// Follows it to its end. `None`: the user asked to stop.
+pub(super) async fn follow<M, T>(
+    mut cursor: String,
+    mut ask: impl AsyncFnMut(String) -> Result<Streaming<M>, Status>,
+    mut take: impl FnMut(M) -> anyhow::Result<Next<T>>,
+    stop: &mut Stop,
+) -> anyhow::Result<Option<T>> {
+    let mut patience = Patience::default();
+    'asked: loop {
+        if !patience.pause(stop).await {
+            return Ok(None);
+        }
+        let answer = tokio::select! {
+            answer = ask(cursor.clone()) => answer,
+            () = stop.asked() => return Ok(None),
+        };
+        let mut messages = match answer {
+            Ok(messages) => messages,
+            Err(status) if patience.may_return(&status) => continue,
+            Err(status) => return Err(refused(&status)),
+        };
+        patience.answers();
+        loop {
+            let next = tokio::select! {
+                next = messages.try_next() => next,
+                () = stop.asked() => return Ok(None),
+            };
+            match next {
+                Ok(Some(message)) => match take(message)? {
+                    Next::After(after) => {
+                        patience.is_there();
+                        cursor = after;
+                    }
+                    Next::Elsewhere if patience.lasts() => continue 'asked,
+                    Next::Elsewhere => anyhow::bail!("the node has gone away, and none took its place"),
+                    Next::Ended(outcome) => return Ok(Some(outcome)),
+                },
+                Ok(None) => anyhow::bail!("the stream ended without its last message"),
+                Err(status) if patience.may_return(&status) => continue 'asked,
+                Err(status) => return Err(refused(&status)),
+            }
+        }
+    }
+}

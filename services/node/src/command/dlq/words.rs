@@ -1,0 +1,136 @@
+//! Values in words.
+
+use std::time::{Duration, SystemTime};
+
+use prost_types::Timestamp;
+use runmesh_events::{from_duration, from_timestamp};
+use runmesh_proto::dlq::{DeadLetter, DeadLetterState, Severity};
+
+/// What stands where there is nothing.
+pub(super) const NONE: &str = "-";
+
+/// How much of an error has a place in a table.
+const ERROR_LENGTH: usize = 100;
+
+/// The text, or the sign for none.
+pub(super) fn or_none(text: &str) -> String {
+    if text.is_empty() { NONE.to_owned() } else { text.to_owned() }
+}
+
+/// A state, as the flag `--state` has it.
+pub(super) fn state(state: DeadLetterState) -> String {
+    name(state.as_str_name(), "DEAD_LETTER_STATE_")
+}
+
+/// How much trying again can help.
+pub(super) fn severity(severity: Severity) -> String {
+    name(severity.as_str_name(), "SEVERITY_")
+}
+
+/// The name of an enum's value.
+pub(super) fn name(value: &str, prefix: &str) -> String {
+    value.trim_start_matches(prefix).to_ascii_lowercase().replace('_', "-")
+}
+
+/// An error on one line of a table.
+pub(super) fn error(text: &str) -> String {
+    super::print::beginning(&super::print::plain(text), ERROR_LENGTH)
+}
+
+/// A time.
+pub(super) fn time(time: Option<&Timestamp>) -> String {
+    match time.and_then(from_timestamp) {
+        Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
+        None => NONE.to_owned(),
+    }
+}
+
+/// How long ago a time is.
+pub(super) fn ago(time: Option<&Timestamp>, now: SystemTime) -> String {
+    let past = time.and_then(from_timestamp).map(|time| now.duration_since(time).unwrap_or_default());
+    past.map_or_else(|| NONE.to_owned(), |past| format!("{} ago", short(past)))
+}
+
+/// When a letter is delivered again.
+pub(super) fn next(letter: &DeadLetter, now: SystemTime) -> String {
+    if !letter.waits_behind.is_empty() {
+        return "waits".to_owned();
+    }
+    match letter.next_retry_at.as_ref().and_then(from_timestamp) {
+        Some(time) => match time.duration_since(now) {
+            Ok(left) if !left.is_zero() => format!("in {}", short(left)),
+            _ => "now".to_owned(),
+        },
+        None => NONE.to_owned(),
+    }
+}
+
+/// A duration by its greatest unit.
+pub(super) fn short(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3_600 => format!("{}m", seconds / 60),
+        seconds @ 3_600..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// A duration as it is given on the command line.
+pub(super) fn duration(duration: Option<&prost_types::Duration>) -> String {
+    let duration = duration.and_then(from_duration).unwrap_or_default();
+    humantime::format_duration(duration).to_string().replace(' ', "")
+}
+
+/// Numbers as bars; the greatest of them is the highest.
+pub(super) fn sparkline(numbers: &[i64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let numbers = numbers.iter().map(|number| u128::try_from(*number).unwrap_or_default());
+    let greatest = numbers.clone().max().unwrap_or_default().max(1);
+    let height = |number: u128| usize::try_from((number * 8).div_ceil(greatest)).unwrap_or_default();
+    // Nothing is not a little.
+    numbers.map(|number| height(number).checked_sub(1).and_then(|bar| BARS.get(bar)).copied().unwrap_or('·')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use runmesh_events::to_timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_trend_is_a_line_of_bars() {
+        assert_eq!(sparkline(&[0, 1, 4, 8]), "·▁▄█");
+        assert_eq!(sparkline(&[0, 0, 0]), "···");
+        assert_eq!(sparkline(&[1, 1_000_000]), "▁█");
+        assert_eq!(sparkline(&[i64::MAX, -1]), "█·");
+        assert_eq!(sparkline(&[]), "");
+    }
+
+    #[test]
+    fn times_are_told_from_now() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let at = |seconds: u64| Some(to_timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)));
+        for (seconds, words) in
+            [(999_999, "1s ago"), (999_000, "16m ago"), (900_000, "27h ago"), (0, "11d ago"), (1_000_001, "0s ago")]
+        {
+            assert_eq!(ago(at(seconds).as_ref(), now), words);
+        }
+        assert_eq!(ago(None, now), "-");
+        assert_eq!(time(at(86_400).as_ref()), "1970-01-02T00:00:00Z");
+        let letter = |seconds: Option<u64>, behind: &str| DeadLetter {
+            next_retry_at: seconds.and_then(at),
+            waits_behind: behind.to_owned(),
+            ..DeadLetter::default()
+        };
+        assert_eq!(next(&letter(Some(1_000_090), ""), now), "in 1m");
+        assert_eq!(next(&letter(Some(999_000), ""), now), "now");
+        assert_eq!(next(&letter(None, ""), now), "-");
+        assert_eq!(next(&letter(None, "other"), now), "waits");
+    }
+
+    #[test]
+    fn values_of_enums_are_told_as_their_flags() {
+        assert_eq!(state(DeadLetterState::Parked), "parked");
+        assert_eq!(severity(Severity::Poison), "poison");
+    }
+}
