@@ -130,6 +130,7 @@ async fn discard_one(inner: &Inner, id: &str, by: By<'_>) -> Result<LetterResult
     if found.document.state.is_over() {
         return Ok(not_done(id, "OVER", format!("it is {}", found.document.state.as_str())));
     }
+    inner.tell_what_was_not(std::iter::once(&found.document)).await?;
     let now = SystemTime::now();
     let discarded = |letter: Option<&DeadLetter>| {
         let letter = letter.filter(|letter| !letter.state.is_over())?.clone();

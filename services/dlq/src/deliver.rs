@@ -2,10 +2,12 @@
 
 use std::time::SystemTime;
 
-use runmesh_bus::{DeadLetter, LetterState};
+use futures::future::try_join_all;
+use runmesh_bus::{DeadLetter, LetterState, Pending};
 use runmesh_store::{StoreError, Versioned};
 
 use crate::{
+    act,
     service::Inner,
     tell::{self, By},
 };
@@ -28,6 +30,10 @@ impl From<&StoreError> for Refusal {
     }
 }
 
+/// How often a letter is looked at anew that was changed while it was about to be delivered, such as by the worker that
+/// tells of its failure.
+const TRIES: usize = 5;
+
 impl Inner {
     /// Delivers letters again that were just read. A result for each, in order.
     pub(crate) async fn deliver(
@@ -37,6 +43,41 @@ impl Inner {
         redrive_id: Option<&str>,
         now: SystemTime,
     ) -> Vec<Result<(), Refusal>> {
+        let mut results = vec![Err(Refusal::Changed); letters.len()];
+        let mut left: Vec<_> = letters.into_iter().enumerate().collect();
+        for _ in 0..TRIES {
+            let (places, tried): (Vec<usize>, Vec<_>) = left.into_iter().unzip();
+            if tried.is_empty() {
+                break;
+            }
+            let edits: Vec<_> =
+                tried.iter().map(|found| (found.document.id.clone(), found.document.edit.clone())).collect();
+            let outcomes = self.deliver_once(tried, by, redrive_id, now).await;
+            left = Vec::new();
+            for ((place, (id, edit)), outcome) in places.into_iter().zip(edits).zip(outcomes) {
+                if outcome == Err(Refusal::Changed)
+                    && let Ok(Some(found)) = self.letters.documents().get(&id).await
+                    && act::obstacle(&found.document).is_none()
+                {
+                    let document = DeadLetter { edit, ..found.document };
+                    left.push((place, Versioned { document, revision: found.revision }));
+                }
+                results[place] = outcome;
+            }
+        }
+        results
+    }
+
+    async fn deliver_once(
+        &self,
+        letters: Vec<Versioned<DeadLetter>>,
+        by: By<'_>,
+        redrive_id: Option<&str>,
+        now: SystemTime,
+    ) -> Vec<Result<(), Refusal>> {
+        if let Err(error) = self.tell_what_was_not(letters.iter().map(|found| &found.document)).await {
+            return letters.iter().map(|_| Err((&error).into())).collect();
+        }
         let marked: Vec<_> = letters
             .into_iter()
             .map(|found| {
@@ -59,6 +100,12 @@ impl Inner {
                 (Ok(_), Ok(())) => Ok(()),
             })
             .collect()
+    }
+
+    /// Tells of failures that were not told yet, before something else becomes of the letters.
+    pub(crate) async fn tell_what_was_not(&self, letters: impl Iterator<Item = &DeadLetter>) -> Result<(), StoreError> {
+        let untold = letters.filter(|letter| letter.pending == Some(Pending::Tell));
+        try_join_all(untold.map(|letter| tell::failure(&*self.events, letter))).await.map(drop)
     }
 
     /// Publishes the records of letters that are marked. What can't be published at all is parked.

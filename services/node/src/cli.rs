@@ -185,6 +185,9 @@ pub struct ServeArgs {
     /// End in an orderly way when standard input comes to its end, as it does when the parent process is gone
     #[arg(long)]
     pub until_stdin_closes: bool,
+    /// Accept settings that make handlers fail on purpose
+    #[arg(long)]
+    pub allow_faults: bool,
     /// Where to listen, and the settings.
     #[command(flatten)]
     pub host: HostArgs,

@@ -1,6 +1,7 @@
 //! Settings: defaults, a TOML file, the environment, flags; each overrides those before it.
 
 mod bus;
+mod faults;
 mod network;
 
 use std::{
@@ -17,6 +18,7 @@ use runmesh_saga::SagaConfig;
 use runmesh_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
 
+use self::faults::FaultsConfig;
 use self::network::{GrpcConfig, HealthConfig, TlsConfig, UpstreamSettings};
 pub(crate) use self::{
     bus::BusConfig,
@@ -88,6 +90,8 @@ pub struct Config {
     pub runner: RunnerConfig,
     /// The gateway.
     pub gateway: GatewaySettings,
+    /// Faults on purpose.
+    pub faults: FaultsConfig,
     /// Logs.
     pub log: LogConfig,
     /// Traces.
@@ -251,6 +255,7 @@ impl Default for Config {
             saga: SagaConfig::default(),
             runner: RunnerConfig::default(),
             gateway: GatewaySettings::default(),
+            faults: FaultsConfig::default(),
             log: LogConfig::default(),
             telemetry: TelemetryConfig::default(),
             shutdown: ShutdownConfig::default(),
@@ -379,6 +384,9 @@ impl Config {
             return refuse("bus.uri", "has to be kafka://HOST:PORT where the store is MongoDB".to_owned());
         }
         network::check(&self)?;
+        if let Some(problem) = self.faults.problem() {
+            return refuse("faults.rules", problem);
+        }
         if self.saga.start_timeout < SHORTEST_START_TIMEOUT {
             return refuse("saga.start_timeout", "is less than 1s".to_owned());
         }

@@ -1,5 +1,6 @@
 //! The consumer groups of the whole mesh, whatever roles this process has.
 
+use runmesh_dlq::KnownGroup;
 use runmesh_event_log::GroupTopics;
 
 /// Every group and what it reads, as the crates whose handlers they run declare them.
@@ -11,4 +12,12 @@ pub(crate) fn all() -> Vec<GroupTopics> {
         GroupTopics { name: runmesh_runner::GROUP, topics: runmesh_runner::TOPICS.to_vec() },
         GroupTopics { name: runmesh_results::GROUP, topics: runmesh_results::TOPICS.to_vec() },
     ]
+}
+
+/// The same, with what the dead letters' service has to know of them.
+pub(crate) fn known() -> Vec<KnownGroup> {
+    all()
+        .into_iter()
+        .map(|GroupTopics { name, topics }| KnownGroup { outside_effects: name == runmesh_runner::GROUP, name, topics })
+        .collect()
 }

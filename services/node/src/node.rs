@@ -6,7 +6,7 @@ mod upstream;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use runmesh_bus::{BusError, Consumer, Relay, TopicReport};
+use runmesh_bus::{BusError, Consumer, Faults, Relay, TopicReport};
 use runmesh_events::Catalog;
 use runmesh_gateway::{Gateway, GatewayConfig};
 use runmesh_rpc::{AccessPolicy, LocalChannel, RpcServer, ServerConfig, Tls};
@@ -175,7 +175,7 @@ impl Backend {
         let store = store::open(config, data).await?;
         let bus = bus::open(&config.bus, &config.node, store.sqlite.as_ref())?;
         let topics = bus.bus.ensure_topics(Catalog::get().topics()).await?;
-        let consumer = Consumer::new(Arc::clone(&bus.bus), Arc::clone(&store.documents)).await?;
+        let consumer = Consumer::new(Arc::clone(&bus.bus), Arc::clone(&store.documents)).await?.of_node(&config.node);
         Ok(Self { store, bus, topics, consumer })
     }
 
@@ -236,17 +236,21 @@ impl Node {
             let (shared, name) = backend.join_others(config, roles).await?;
             let store = &backend.store;
             let bus = &backend.bus.bus;
-            let parts = services::Parts { config, environment, data: &data, roles, store, bus, intake: &intake };
+            let consumer = &backend.consumer;
+            let parts =
+                services::Parts { config, environment, data: &data, roles, store, bus, consumer, intake: &intake };
             let built = parts.build(builder).await?;
             let mut node = Self::new(config, built.server, intake, rest);
             (node.topics, node.runner) = (backend.topics, built.runner);
+            let faults = config.faults.build();
             for group in built.groups {
+                let group = faults.into_group(group);
                 let (consumer, stop) = (backend.consumer.clone(), node.rest.clone());
                 node.parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
             }
             if let Some(runner) = node.runner.clone() {
                 let (consumer, stop) = (backend.consumer.clone(), node.intake.clone());
-                node.runner_parts.spawn(part("runner", take_work(runner.clone(), consumer, stop)));
+                node.runner_parts.spawn(part("runner", take_work(runner.clone(), consumer, faults, stop)));
                 let (leases, stop) = (runner.clone(), node.rest.clone());
                 node.parts.spawn(part("leases", async move {
                     leases.watch_leases(stop).await;
@@ -262,6 +266,13 @@ impl Node {
                 let stop = node.rest.clone();
                 node.parts.spawn(part("scheduler's watch", async move {
                     scheduler.watch(stop).await;
+                    Ok::<_, StoreError>(())
+                }));
+            }
+            if let Some(dlq) = built.dlq {
+                let stop = node.rest.clone();
+                node.parts.spawn(part("dead letters", async move {
+                    dlq.run(stop).await;
                     Ok::<_, StoreError>(())
                 }));
             }
@@ -399,10 +410,15 @@ impl Node {
 }
 
 /// Runs the runner's group whenever it is to take work.
-async fn take_work(runner: Runner, consumer: Consumer, stop: CancellationToken) -> Result<(), BusError> {
+async fn take_work(
+    runner: Runner,
+    consumer: Consumer,
+    faults: Faults,
+    stop: CancellationToken,
+) -> Result<(), BusError> {
     while stop.run_until_cancelled(runner.until_draining(false)).await.is_some() {
         let turn = stop.child_token();
-        let mut work = std::pin::pin!(consumer.run(runner.consumer_group(), turn.clone()));
+        let mut work = std::pin::pin!(consumer.run(faults.into_group(runner.consumer_group()), turn.clone()));
         tokio::select! {
             ended = &mut work => return ended,
             () = runner.until_draining(true) => {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use runmesh_proto::{
-    event_log::event_log_service_server, execution::execution_service_server, queue::queue_service_server,
-    result::result_service_server, saga::saga_service_server,
+    dlq::dead_letter_service_server, event_log::event_log_service_server, execution::execution_service_server,
+    queue::queue_service_server, result::result_service_server, saga::saga_service_server,
 };
 
 /// One role.
@@ -20,6 +20,8 @@ pub enum Role {
     Runner,
     /// ResultService and its group.
     Results,
+    /// DeadLetterService, retries and redrives.
+    Dlq,
     /// EventLogService.
     EventLog,
     /// Publishes appended events on the bus; where the store is shared, those that another process left behind.
@@ -30,12 +32,13 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Execution,
         Self::Scheduler,
         Self::Saga,
         Self::Runner,
         Self::Results,
+        Self::Dlq,
         Self::EventLog,
         Self::Relay,
         Self::Gateway,
@@ -49,6 +52,7 @@ impl Role {
             Self::Saga => "saga",
             Self::Runner => "runner",
             Self::Results => "results",
+            Self::Dlq => "dlq",
             Self::EventLog => "event-log",
             Self::Relay => "relay",
             Self::Gateway => "gateway",
@@ -65,6 +69,7 @@ impl Role {
         match self {
             Self::Execution => &[execution_service_server::SERVICE_NAME],
             Self::Results => &[result_service_server::SERVICE_NAME],
+            Self::Dlq => &[dead_letter_service_server::SERVICE_NAME],
             Self::EventLog => &[event_log_service_server::SERVICE_NAME],
             Self::Scheduler => &[queue_service_server::SERVICE_NAME],
             Self::Saga => &[saga_service_server::SERVICE_NAME],

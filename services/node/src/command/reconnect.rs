@@ -30,7 +30,7 @@ impl Patience {
     }
 
     /// The node has said that it goes away. Whether it is waited for.
-    pub(super) fn lasts(&mut self) -> bool {
+    fn lasts(&mut self) -> bool {
         if self.answers.take().is_some_and(|since| since.elapsed() >= STEADY) {
             self.is_there();
         }

@@ -19,13 +19,14 @@ pub(super) async fn dev(args: DevArgs, environment: &Environment) -> anyhow::Res
     if args.real {
         real::run(&args.host, environment).await
     } else {
-        host(&args.host, environment, &Roles::all(), false).await
+        host(&args.host, environment, &Roles::all(), Allowed { faults: true, ..Allowed::default() }).await
     }
 }
 
 pub(super) async fn serve(args: ServeArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
     let roles = if args.roles.is_empty() { Roles::all() } else { Roles::of(args.roles) };
-    host(&args.host, environment, &roles, args.until_stdin_closes).await
+    let allowed = Allowed { faults: args.allow_faults, until_stdin_closes: args.until_stdin_closes };
+    host(&args.host, environment, &roles, allowed).await
 }
 
 /// The settings that the arguments lead to.
@@ -48,13 +49,24 @@ pub(super) fn settings(
     Ok(Config::load(args.config.as_deref(), environment, &overrides, defaults)?)
 }
 
-async fn host(
-    args: &HostArgs,
-    environment: &Environment,
-    roles: &Roles,
+/// What a node does beyond its settings.
+#[derive(Debug, Clone, Copy, Default)]
+struct Allowed {
+    /// Take settings that make handlers fail on purpose.
+    faults: bool,
+    /// End when standard input does.
     until_stdin_closes: bool,
-) -> anyhow::Result<ExitCode> {
+}
+
+async fn host(args: &HostArgs, environment: &Environment, roles: &Roles, allowed: Allowed) -> anyhow::Result<ExitCode> {
     let config = settings(&args.config, environment, Some(args), &[])?;
+    if !config.faults.rules.is_empty() {
+        anyhow::ensure!(
+            allowed.faults,
+            "configuration: faults.rules: handlers would fail on purpose; --allow-faults takes them"
+        );
+        tracing::warn!(rules = config.faults.rules.len(), "handlers fail on purpose");
+    }
     let telemetry = Telemetry::install(&config)?;
     let mut stop = Stop::listen()?;
     let listeners = Listeners::bind(&config, roles).await?;
@@ -73,7 +85,7 @@ async fn host(
     let _ = announce(args.json, &node, roles);
     let result = tokio::select! {
         () = stop.asked() => Ok(ExitCode::SUCCESS),
-        () = stdin_closed(), if until_stdin_closes => Ok(ExitCode::SUCCESS),
+        () = stdin_closed(), if allowed.until_stdin_closes => Ok(ExitCode::SUCCESS),
         error = node.failed() => Err(error.into()),
     };
     tracing::info!("shutting down");

@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use runmesh_bus::{Bus, ConsumerGroup};
+use runmesh_bus::{Bus, Consumer, ConsumerGroup};
+use runmesh_dlq::DeadLetterService;
 use runmesh_event_log::{EventLogService, Verifier};
 use runmesh_execution::{Dependencies, Erasure, ExecutionService};
 use runmesh_results::ResultService;
@@ -25,6 +26,7 @@ pub(super) struct Parts<'a> {
     pub(super) roles: &'a Roles,
     pub(super) store: &'a Store,
     pub(super) bus: &'a Arc<dyn Bus>,
+    pub(super) consumer: &'a Consumer,
     pub(super) intake: &'a CancellationToken,
 }
 
@@ -37,6 +39,8 @@ pub(super) struct Built {
     pub(super) queue: Option<QueueService>,
     /// One that works all the time: nobody else shares the store.
     pub(super) scheduler: Option<Scheduler>,
+    /// Where the dead letters' role is: what is due has to be delivered.
+    pub(super) dlq: Option<DeadLetterService>,
     /// Where the saga's role is: its timers have to be run.
     pub(super) saga: Option<SagaService>,
 }
@@ -101,12 +105,18 @@ impl Parts<'_> {
             groups.push(runmesh_results::consumer_group(&results, self.events()));
             builder = builder.add_service(results.clone().into_server());
         }
+        let mut dlq = None;
+        if self.roles.has(Role::Dlq) {
+            let built = self.dlq().await?;
+            builder = builder.add_service(built.clone().into_server());
+            dlq = Some(built);
+        }
         if self.roles.has(Role::EventLog) {
             let event_log = EventLogService::new(self.verifier().await?, self.intake.clone());
             builder = builder.add_service(event_log.into_server());
         }
         let saga = Some(saga).filter(|_| self.roles.has(Role::Saga));
-        Ok(Built { server: builder.build(), groups, runner, queue, scheduler, saga })
+        Ok(Built { server: builder.build(), groups, runner, queue, scheduler, dlq, saga })
     }
 
     /// The interpreters and compilers of this machine.
@@ -117,6 +127,19 @@ impl Parts<'_> {
         }
         let toolchains = sandbox::toolchains(self.environment, self.data, Arc::clone(&found))?;
         Ok((found, toolchains))
+    }
+
+    async fn dlq(&self) -> Result<DeadLetterService, StoreError> {
+        DeadLetterService::build(runmesh_dlq::Dependencies {
+            events: self.events(),
+            documents: self.documents(),
+            bus: Arc::clone(self.bus),
+            letters: self.consumer.dead_letters().clone(),
+            paused: self.consumer.paused_groups().clone(),
+            groups: groups::known(),
+            shutdown: self.intake.clone(),
+        })
+        .await
     }
 
     async fn verifier(&self) -> Result<Verifier, StoreError> {

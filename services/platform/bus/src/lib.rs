@@ -16,6 +16,7 @@ mod consumer;
 mod dead_letter;
 pub mod embedded;
 mod error;
+mod faults;
 pub mod kafka;
 mod membership;
 mod offsets;
@@ -30,6 +31,7 @@ pub use consumer::{
 pub use dead_letter::{Attempt, DeadLetter, DeadLetters, Edit, LetterState, Pending, RedriveMark, RedriveOutcome};
 pub use embedded::EmbeddedBus;
 pub use error::BusError;
+pub use faults::{FaultKind, FaultRule, Faults};
 pub use kafka::{KafkaBus, KafkaConfig};
 pub use membership::Membership;
 pub use offsets::ContiguousOffsets;

@@ -9,8 +9,6 @@ use super::{Stop, reconnect::Patience, refused};
 pub(super) enum Next<T> {
     /// The next one, or, after a cut, what comes after this cursor.
     After(String),
-    /// The node goes away: the stream goes on elsewhere, or later.
-    Elsewhere,
     /// Nothing: it has ended so.
     Ended(T),
 }
@@ -48,8 +46,6 @@ pub(super) async fn follow<M, T>(
                         patience.is_there();
                         cursor = after;
                     }
-                    Next::Elsewhere if patience.lasts() => continue 'asked,
-                    Next::Elsewhere => anyhow::bail!("the node has gone away, and none took its place"),
                     Next::Ended(outcome) => return Ok(Some(outcome)),
                 },
                 Ok(None) => anyhow::bail!("the stream ended without its last message"),

@@ -34,10 +34,7 @@ pub(super) async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
                 print::line(line)?;
             }
         }
-        Ok(match message.item {
-            Some(Item::End(_)) => Next::Elsewhere,
-            _ => Next::<Infallible>::After(message.cursor),
-        })
+        Ok(Next::<Infallible>::After(message.cursor))
     };
     follow(args.cursor, ask, take, &mut stop).await?;
     Ok(ExitCode::SUCCESS)
