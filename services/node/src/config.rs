@@ -558,7 +558,7 @@ mod tests {
         for (settings, words) in [
             (
                 vec!["services.runner=a:1"],
-                "\"runner\" is not a role with a gRPC service; one of: execution, scheduler, saga, results, event_log",
+                "\"runner\" is not a role with a gRPC service; one of: execution, scheduler, saga, results, dlq, event_log",
             ),
             (vec!["services.results=a"], "services: \"a\""),
             (vec!["gateway.upstream=ftp://a:1"], "gateway.upstream"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use runmesh_proto::{
+    dlq::dead_letter_service_client::DeadLetterServiceClient,
     execution::{
         CancelExecutionRequest, CreateExecutionRequest, Execution, ExecutionSpec, GetExecutionRequest,
         ListExecutionsRequest, RunCasesRequest, RunCasesResponse, WatchExecutionRequest, WatchExecutionResponse,
@@ -28,6 +29,8 @@ pub struct Client {
     pub results: ResultServiceClient<Channel>,
     /// QueueService.
     pub queue: QueueServiceClient<Channel>,
+    /// DeadLetterService.
+    pub dead_letters: DeadLetterServiceClient<Channel>,
 }
 
 impl Client {
@@ -41,7 +44,8 @@ impl Client {
         Ok(Self {
             executions: ExecutionServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             results: ResultServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
-            queue: QueueServiceClient::new(channel),
+            queue: QueueServiceClient::new(channel.clone()),
+            dead_letters: DeadLetterServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
         })
     }
 
@@ -61,6 +65,7 @@ impl Client {
             executions: ExecutionServiceClient::new(channel(executions)?).max_decoding_message_size(MAX_MESSAGE),
             results: ResultServiceClient::new(channel(results)?).max_decoding_message_size(MAX_MESSAGE),
             queue: QueueServiceClient::new(channel(executions)?),
+            dead_letters: DeadLetterServiceClient::new(channel(executions)?),
         })
     }
 

@@ -20,6 +20,8 @@ use crate::{Backends, Client, backend::Lent, wait::PATIENCE};
 pub struct Options {
     /// Overrides of the configuration, each `key=value`.
     pub settings: Vec<String>,
+    /// A file of settings, for those that are no single values.
+    pub file: Option<String>,
     /// The address of gRPC. `None`: a free port of the loopback address.
     pub grpc: Option<String>,
     /// The address of HTTP. `None`: as above.
@@ -95,6 +97,11 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// Has it be started the next time with this file of settings.
+    pub fn set_file(&mut self, file: Option<&str>) {
+        self.options.file = file.map(str::to_owned);
+    }
+
     /// Starts it again on the same data folder. It must not run.
     ///
     /// # Errors
@@ -110,6 +117,11 @@ impl Mesh {
         command.args(["dev", "--json", "--data"]).arg(self.data_folder());
         command.arg("--grpc").arg(self.options.grpc.clone().unwrap_or_else(loopback));
         command.arg("--http").arg(self.options.http.clone().unwrap_or_else(loopback));
+        if let Some(text) = &self.options.file {
+            let file = self.data.path().join("runmesh.toml");
+            fs::write(&file, text).context("the file of settings")?;
+            command.arg("--config").arg(file);
+        }
         for setting in &self.options.settings {
             command.args(["--set", setting]);
         }

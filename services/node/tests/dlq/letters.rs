@@ -153,8 +153,9 @@ async fn a_payload_is_corrected_in_the_editor_or_given() {
 async fn a_watch_goes_on_from_its_cursor_when_the_node_goes_away() {
     let fake = Fake::start().await;
     let change = |cursor: &str| json!({"cursor": cursor, "deadLetter": letter(cursor, "DEAD_LETTER_STATE_PARKED")});
-    fake.stream("WatchDeadLetters", [change("c1"), json!({"cursor": "c1", "end": {}})], None);
-    fake.stream("WatchDeadLetters", [change("c2")], Some(status::unavailable("restarts", std::time::Duration::ZERO)));
+    let restarts = || Some(status::unavailable("restarts", std::time::Duration::ZERO));
+    fake.stream("WatchDeadLetters", [change("c1")], restarts());
+    fake.stream("WatchDeadLetters", [change("c2")], restarts());
     fake.stream("WatchDeadLetters", [change("c3")], Some(status::out_of_range("cursor", "is gone")));
     let ran = fake.run(&["watch", "--group", "runner", "--cursor", "c0"]).await;
     assert_eq!(ran.code, Some(1), "{ran:?}");

@@ -3,6 +3,7 @@
 mod access;
 mod cases;
 mod command_line;
+mod dead_letters;
 mod disk;
 mod restart;
 mod shutdown;
