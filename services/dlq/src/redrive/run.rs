@@ -31,10 +31,10 @@ const LOOK: Duration = Duration::from_millis(500);
 const AT_A_TIME: usize = 8;
 
 /// How many letters are delivered together.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 
 /// How many may be on their way to their groups: so a live record waits for no more than these.
-const ON_THE_WAY: u64 = 512;
+const ON_THE_WAY: u64 = 256;
 
 /// How often progress is told, at least, and lag is asked for.
 const TELL: Duration = Duration::from_millis(500);

@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, config::DbConfig};
 
 use crate::{LiveEvents, StoreError};
 use memory::Memory;
@@ -127,7 +127,10 @@ fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError
 }
 
 fn tune(connection: &Connection) -> Result<(), StoreError> {
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(128);
+    // Otherwise SQLite plans a kept statement anew whenever another text is bound to it, in case another plan were better
+    // for that one: each append did that, with its look for the newest sequence.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(backend)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(backend)?;
     connection.pragma_update(None, "temp_store", "MEMORY").map_err(backend)?;
     connection.pragma_update(None, "cache_size", -8_000).map_err(backend)?;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here passes or fails. docs/performance.md says what the figures mean.
 
+mod dead_letters;
 mod events;
 mod executions;
 mod first_line;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use anyhow::bail;
 use hdrhistogram::Histogram;
 
-const PARTS: [&str; 7] = ["latency", "throughput", "sandbox", "queue", "events", "servers", "first-line"];
+const PARTS: [&str; 9] =
+    ["latency", "throughput", "sandbox", "queue", "events", "dead-letters", "redrive", "servers", "first-line"];
 
 fn main() -> anyhow::Result<()> {
     // cargo adds --bench.
@@ -31,6 +33,8 @@ fn main() -> anyhow::Result<()> {
             "sandbox" => runtime.block_on(sandbox::measure())?,
             "queue" => queue::dispatch()?,
             "events" => runtime.block_on(events::rate())?,
+            "dead-letters" => runtime.block_on(dead_letters::questions())?,
+            "redrive" => runtime.block_on(dead_letters::redrives())?,
             "servers" => runtime.block_on(servers::measure())?,
             _ => first_line::time()?,
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Delivery, Lane, Membership};
+use crate::{Delivery, Lane, Membership, header};
 
 /// A record on its way to a worker. The permit is given back when the worker is done with it.
 pub(super) type Assigned = (Delivery, OwnedSemaphorePermit);
@@ -28,10 +28,19 @@ pub(super) struct KeyedQueue {
 struct State {
     /// Records that a worker may take: at most one of each key.
     ready: VecDeque<Assigned>,
+    /// The same of redrives, which are taken when no other is ready: they disturb nobody.
+    redriven: VecDeque<Assigned>,
     /// The keys of which a record is ready or being worked on, each with those that wait behind it.
     keys: HashMap<Bytes, VecDeque<Assigned>>,
     /// The greatest offset of each lane that a worker has begun.
     begun: BTreeMap<Lane, u64>,
+}
+
+impl State {
+    fn add_ready(&mut self, assigned: Assigned) {
+        let is_redrive = assigned.0.header(header::REDRIVE_GROUP).is_some();
+        if is_redrive { self.redriven.push_back(assigned) } else { self.ready.push_back(assigned) }
+    }
 }
 
 impl KeyedQueue {
@@ -51,7 +60,7 @@ impl KeyedQueue {
             return;
         }
         state.keys.insert(assigned.0.key.clone(), VecDeque::new());
-        state.ready.push_back(assigned);
+        state.add_ready(assigned);
         drop(state);
         self.ready.add_permits(1);
     }
@@ -66,7 +75,7 @@ impl KeyedQueue {
                 self.remove_rest(&mut state, |_| true);
             }
             // What was waited for may have been given up meanwhile.
-            let Some(assigned) = state.ready.pop_front() else { continue };
+            let Some(assigned) = state.ready.pop_front().or_else(|| state.redriven.pop_front()) else { continue };
             let begun = state.begun.entry(assigned.0.lane).or_default();
             *begun = assigned.0.offset.max(*begun);
             return Some(assigned);
@@ -79,7 +88,7 @@ impl KeyedQueue {
         let Some(behind) = state.keys.get_mut(key) else { return };
         match behind.pop_front() {
             Some(next) => {
-                state.ready.push_back(next);
+                state.add_ready(next);
                 drop(state);
                 self.ready.add_permits(1);
             }
@@ -113,30 +122,32 @@ impl KeyedQueue {
     }
 
     fn remove(&self, state: &mut State, is_over: impl Fn(&Delivery) -> bool) {
-        let State { ready, keys, .. } = state;
+        let State { ready, redriven, keys, .. } = &mut *state;
         for behind in keys.values_mut() {
             behind.retain(|(delivery, _)| !is_over(delivery));
         }
-        let before = ready.len();
+        let before = ready.len() + redriven.len();
         let mut freed = Vec::new();
-        ready.retain(|(delivery, _)| {
+        let mut keep = |(delivery, _): &Assigned| {
             let over = is_over(delivery);
             if over {
                 freed.push(delivery.key.clone());
             }
             !over
-        });
+        };
+        ready.retain(&mut keep);
+        redriven.retain(&mut keep);
         for key in freed {
             // What is behind may be of another lane: a key has records on several topics.
-            match keys.get_mut(&key).and_then(VecDeque::pop_front) {
-                Some(next) => ready.push_back(next),
+            match state.keys.get_mut(&key).and_then(VecDeque::pop_front) {
+                Some(next) => state.add_ready(next),
                 None => {
-                    keys.remove(&key);
+                    state.keys.remove(&key);
                 }
             }
         }
         // Where there are fewer permits, workers have them already, and find less than they came for.
-        self.ready.forget_permits(before.saturating_sub(ready.len()));
+        self.ready.forget_permits(before.saturating_sub(state.ready.len() + state.redriven.len()));
     }
 
     /// No worker takes a record any more.
@@ -162,7 +173,7 @@ mod tests {
     }
 
     impl Bench {
-        /// A queue with these records, as lane, offset and key.
+        /// A queue with these records, as lane, offset and key. A key with `!` is that of redrives.
         fn new(records: &[(Lane, u64, &'static str)]) -> Self {
             let queue = KeyedQueue::new(Membership::certain(), CancellationToken::new());
             let bench = Self { queue, permits: Arc::new(Semaphore::new(64)) };
@@ -173,7 +184,11 @@ mod tests {
                     event_type: lane.event_type,
                     partition: lane.partition,
                     key: Bytes::from_static(key.as_bytes()),
-                    extra_headers: Vec::new(),
+                    extra_headers: key
+                        .ends_with('!')
+                        .then(|| (header::REDRIVE_GROUP.to_owned(), Bytes::from_static(b"bench")))
+                        .into_iter()
+                        .collect(),
                     value: Bytes::new(),
                     timestamp: SystemTime::UNIX_EPOCH,
                     decoded: None,
@@ -209,6 +224,14 @@ mod tests {
         let from = bench.queue.give_up_rest(|lane| *lane == ONE);
         assert_eq!(from.get(&ONE), Some(&4));
         assert_eq!(bench.rest().await, [(OTHER, 1), (ONE, 2)]);
+    }
+
+    #[tokio::test]
+    async fn redrives_are_taken_when_nothing_else_is_ready() {
+        let bench = Bench::new(&[(ONE, 1, "a!"), (ONE, 2, "b!"), (ONE, 3, "b!"), (ONE, 4, "c"), (ONE, 5, "d")]);
+        assert_eq!((bench.take().await, bench.take().await, bench.take().await), ((ONE, 4), (ONE, 5), (ONE, 1)));
+        bench.queue.give_up(&[OTHER]);
+        assert_eq!(bench.rest().await, [(ONE, 2), (ONE, 3)]);
     }
 
     #[tokio::test]

@@ -62,6 +62,7 @@ impl DeadLetter {
 
 impl Document for DeadLetter {
     const COLLECTION: &'static str = "dead_letters";
+    // Each has a time, so that new letters come next to each other: without one a write is all over the file.
     const INDEXES: &'static [Index] = &[
         Index { name: Self::BY_TIME, fields: &["last_failed_at"] },
         Index { name: Self::BY_GROUP, fields: &["group", "last_failed_at"] },
@@ -73,9 +74,9 @@ impl Document for DeadLetter {
         Index { name: Self::BY_CHANGE, fields: &["changed_at"] },
         Index { name: Self::BY_TALLY, fields: &["tally", "last_failed_at"] },
         Index { name: Self::BY_CAUSE, fields: &["cause", "first_failed_at"] },
-        Index { name: Self::BY_HOUR, fields: &["hour"] },
-        Index { name: Self::BY_REDRIVE, fields: &["redrive"] },
-        Index { name: Self::BY_ORDER, fields: &["order_key", "sequence"] },
+        Index { name: Self::BY_HOUR, fields: &["hour", "first_failed_at"] },
+        Index { name: Self::BY_REDRIVE, fields: &["redrive", "first_failed_at"] },
+        Index { name: Self::BY_ORDER, fields: &["order_key", "sequence", "first_failed_at"] },
     ];
     const COUNTED: &'static [&'static str] = &[Self::BY_TALLY, Self::BY_CAUSE, Self::BY_HOUR, Self::BY_REDRIVE];
 

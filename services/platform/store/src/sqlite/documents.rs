@@ -176,43 +176,74 @@ fn put(
     write: RawWrite,
     expected: Option<Revision>,
 ) -> Result<Revision, StoreError> {
-    let mut names = String::new();
-    let mut marks = String::new();
-    let mut sets = String::new();
-    let due = write.due.map(micros);
-    let mut values: Vec<Value> =
-        vec![write.id.clone().into(), write.body.into(), due.map_or(Value::Null, Value::Integer)];
-    for (field, value) in write.values {
-        values.push(to_sql(value));
-        let number = values.len();
-        names.push_str(&format!(", f_{field}"));
-        marks.push_str(&format!(", ?{number}"));
-        sets.push_str(&format!(", f_{field} = ?{number}"));
-    }
-    let sql = match expected {
-        // A revision begins at the time, so that a document that is made again does not come back to one that it had.
-        None => format!(
-            "INSERT INTO doc_{collection} (id, revision, body, due{names}) VALUES (?1, ?{}, ?2, ?3{marks})
-             ON CONFLICT DO NOTHING RETURNING revision",
-            {
-                values.push(Value::Integer(micros(SystemTime::now())));
-                values.len()
-            }
-        ),
-        Some(revision) => format!(
-            "UPDATE doc_{collection} SET revision = revision + 1, body = ?2, due = ?3{sets}
-             WHERE id = ?1 AND revision = ?{} RETURNING revision",
-            {
-                values.push(Value::Integer(i64::try_from(revision).unwrap_or(i64::MAX)));
-                values.len()
-            }
-        ),
+    let written = match expected {
+        None => insert(connection, collection, &write),
+        Some(seen) => update(connection, collection, &write, seen),
     };
-    let written: Option<i64> = connection
-        .prepare_cached(&sql)
-        .and_then(|mut statement| statement.query_row(params_from_iter(values), |row| row.get(0)).optional())
-        .map_err(backend)?;
-    written.map(revision).ok_or(StoreError::RevisionMismatch { collection, id: write.id })
+    written.map_err(backend)?.map(revision).ok_or(StoreError::RevisionMismatch { collection, id: write.id })
+}
+
+/// The revision of what was written. `None`: there is a document of this id.
+fn insert(connection: &Connection, collection: &str, write: &RawWrite) -> rusqlite::Result<Option<i64>> {
+    // A revision begins at the time, so that a document that is made again does not come back to one that it had.
+    let first = micros(SystemTime::now());
+    let mut values: Vec<Value> =
+        vec![write.id.clone().into(), first.into(), write.body.clone().into(), write.due.map(micros).into()];
+    let mut names = String::new();
+    for (field, value) in &write.values {
+        names.push_str(&format!(", f_{field}"));
+        values.push(to_sql(value.clone()));
+    }
+    let sql = format!(
+        "INSERT INTO doc_{collection} (id, revision, body, due{names}) VALUES (?, ?, ?, ?{})
+         ON CONFLICT DO NOTHING",
+        ", ?".repeat(write.values.len())
+    );
+    // Without RETURNING, for which SQLite makes a table each time.
+    let written = connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+    Ok((written > 0).then_some(first))
+}
+
+/// The revision of what was written. `None`: the document is at another one than was seen. Only fields that change are
+/// written: each that is costs the place in its indexes.
+fn update(
+    connection: &Connection,
+    collection: &str,
+    write: &RawWrite,
+    seen: Revision,
+) -> rusqlite::Result<Option<i64>> {
+    let seen = i64::try_from(seen).unwrap_or(i64::MAX);
+    let fields: String = write.values.iter().map(|(field, _)| format!(", f_{field}")).collect();
+    let sql = format!("SELECT due{fields} FROM doc_{collection} WHERE id = ? AND revision = ?");
+    let new = |place: usize| write.values.get(place).map(|(field, value)| (field, to_sql(value.clone())));
+    let changed = connection
+        .prepare_cached(&sql)?
+        .query_row(params![write.id, seen], |row| {
+            let mut changed = Vec::new();
+            for place in 0..write.values.len() {
+                let known: Value = row.get(place + 1)?;
+                changed.extend(new(place).filter(|(_, value)| *value != known));
+            }
+            Ok((row.get::<_, Value>(0)?, changed))
+        })
+        .optional()?;
+    let Some((known_due, changed)) = changed else { return Ok(None) };
+    let mut values: Vec<Value> = vec![write.body.clone().into()];
+    let mut sets = String::new();
+    let due: Value = write.due.map(micros).into();
+    if due != known_due {
+        sets.push_str(", due = ?");
+        values.push(due);
+    }
+    for (field, value) in changed {
+        sets.push_str(&format!(", f_{field} = ?"));
+        values.push(value);
+    }
+    values.extend([write.id.clone().into(), seen.into()]);
+    let sql =
+        format!("UPDATE doc_{collection} SET revision = revision + 1, body = ?{sets} WHERE id = ? AND revision = ?");
+    let written = connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+    Ok((written > 0).then_some(seen + 1))
 }
 
 fn page_statement(

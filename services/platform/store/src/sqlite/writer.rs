@@ -2,7 +2,11 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -22,6 +26,9 @@ const JOBS_PER_COMMIT: usize = 512;
 
 /// After how many commits with much in them a checkpoint is due: about 16 MiB of log.
 const CHECKPOINT_PAGES: u64 = 4_096;
+
+/// From how many pages on, 256 MiB, commits wait for the log to be brought into the file.
+const LOG_PAGES: i64 = 65_536;
 
 /// What a job asks to be told to others once it is committed.
 #[derive(Debug, Default)]
@@ -165,9 +172,13 @@ fn write(
     live: &LiveEvents,
 ) {
     let (due, wanted) = mpsc::sync_channel::<()>(1);
+    let overgrown = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&overgrown);
     let checkpointer = thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
         while wanted.recv().is_ok() {
-            checkpoint(&checkpoints, "PASSIVE");
+            if checkpoint(&checkpoints, "PASSIVE") > LOG_PAGES {
+                tell.store(true, Ordering::Relaxed);
+            }
         }
         // The store closes: leave one file behind, not a file and its log.
         checkpoint(&checkpoints, "TRUNCATE");
@@ -184,6 +195,10 @@ fn write(
         for job in jobs {
             job.reply(committed.clone());
         }
+        if overgrown.swap(false, Ordering::Relaxed) {
+            // The other thread can't keep up, and the log begins anew only when all of it is in the file.
+            checkpoint(connection, "RESTART");
+        }
         // Each job changes a few pages.
         if changes * 4 >= CHECKPOINT_PAGES {
             changes = 0;
@@ -196,11 +211,13 @@ fn write(
     }
 }
 
-fn checkpoint(connection: &Connection, mode: &str) {
-    let result = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
-    if let Err(error) = result {
+/// Brings the log into the file. Returns how many pages the log has.
+fn checkpoint(connection: &Connection, mode: &str) -> i64 {
+    let result = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get("log"));
+    result.unwrap_or_else(|error| {
         tracing::warn!(%error, mode, "checkpoint failed; the log keeps growing until one succeeds");
-    }
+        0
+    })
 }
 
 /// Runs the first job and those that wait behind it in one transaction.
@@ -234,6 +251,10 @@ fn savepoint(connection: &Connection, job: &mut dyn Job, effects: &mut Effects) 
     let mark = effects.mark();
     if !job.run(connection, effects) {
         effects.forget_since(mark);
+        if connection.is_autocommit() {
+            // As on a full disk: SQLite has undone the whole transaction by itself.
+            return Err(StoreError::Unavailable("the transaction was undone; the disk may be full".to_owned()));
+        }
         execute(connection, "ROLLBACK TO job")?;
     }
     execute(connection, "RELEASE job")

@@ -1,0 +1,320 @@
+//! Dead letters: what questions cost with few and with a million of them, and how fast a redrive delivers them again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, ensure};
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use runmesh_bus::{
+    Attempt, Bus, Consumer, ConsumerGroup, DeadLetter, Delivery, EmbeddedBus, Handler, HandlerError, Incoming, Lane,
+    Record, RetryPolicy, Severity,
+};
+use runmesh_dlq::{DeadLetterService, Dependencies, KnownGroup};
+use runmesh_events::{Event, EventId, EventType, ExecutionId, GroupName, to_timestamp};
+use runmesh_proto::{
+    dlq::{
+        DeadLetterFilter, DeadLetterState, GetDlqStatsRequest, GetRedriveRequest, ListDeadLettersRequest,
+        ListFailureGroupsRequest, PlanRedriveRequest, Redrive, RedriveState, StartRedriveRequest,
+        dead_letter_service_server::DeadLetterService as _,
+    },
+    event::{ExecutionStarted, RetryPreset, event::Payload},
+};
+use runmesh_store::{Documents, SqliteStore, sqlite::SqliteConfig};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+
+use crate::Times;
+
+const COUNTS: [usize; 2] = [1_000, 1_000_000];
+/// How often each question is asked.
+const QUESTIONS: usize = 100;
+/// How many letters are written together.
+const BATCH: usize = 2_000;
+const REDRIVEN: usize = 50_000;
+/// The cap that has to be kept, in letters a second, and how many letters are delivered at it.
+const CAP: (f64, usize) = (2_000.0, 10_000);
+/// How often a live record comes.
+const LIVE_EVERY: Duration = Duration::from_millis(5);
+/// How many live records are measured with nothing beside.
+const LIVE: usize = 600;
+const GROUP: GroupName = GroupName::new("bench");
+const TOPIC: EventType = EventType::ExecutionStarted;
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Handles what is redriven, and tells how long live records took.
+struct Live {
+    handled: AtomicUsize,
+    times: std::sync::Mutex<Vec<Duration>>,
+}
+
+#[async_trait]
+impl Handler for Live {
+    async fn handle(&self, incoming: &Incoming) -> Result<(), HandlerError> {
+        if DeadLetter::redrive_attempt(&incoming.delivery).is_some() {
+            self.handled.fetch_add(1, Ordering::Relaxed);
+        } else if let Ok(took) = incoming.delivery.timestamp.elapsed()
+            && let Ok(mut times) = self.times.lock()
+        {
+            times.push(took);
+        }
+        Ok(())
+    }
+}
+
+impl Live {
+    fn take(&self) -> anyhow::Result<Times> {
+        let mut times = Times::new()?;
+        if let Ok(mut taken) = self.times.lock() {
+            taken.drain(..).for_each(|took| times.add(took));
+        }
+        Ok(times)
+    }
+}
+
+struct Place {
+    _folder: TempDir,
+    store: SqliteStore,
+    bus: Arc<dyn Bus>,
+    service: DeadLetterService,
+    live: Arc<Live>,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Place {
+    async fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("bench.db")))?;
+        let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::new(store.clone()));
+        let consumer = Consumer::new(Arc::clone(&bus), Arc::new(store.clone())).await?;
+        let stop = CancellationToken::new();
+        let service = DeadLetterService::build(Dependencies {
+            events: Arc::new(store.clone()),
+            documents: Arc::new(store.clone()),
+            bus: Arc::clone(&bus),
+            letters: consumer.dead_letters().clone(),
+            paused: consumer.paused_groups().clone(),
+            groups: vec![KnownGroup { name: GROUP, topics: vec![TOPIC], outside_effects: false }],
+            shutdown: stop.clone(),
+        })
+        .await?;
+        let live = Arc::new(Live { handled: AtomicUsize::new(0), times: std::sync::Mutex::default() });
+        let group = ConsumerGroup::new(GROUP, &[TOPIC], Arc::clone(&live) as _);
+        let (running, until) = (service.clone(), stop.clone());
+        let until_too = stop.clone();
+        let tasks = vec![
+            tokio::spawn(async move { running.run(until).await }),
+            tokio::spawn(async move {
+                if let Err(error) = consumer.run(group, until_too).await {
+                    eprintln!("the group ended: {error}");
+                }
+            }),
+        ];
+        Ok(Self { _folder: folder, store, bus, service, live, stop, tasks })
+    }
+
+    /// Puts so many parked letters there, of a few causes.
+    async fn fill(&self, count: usize) -> anyhow::Result<()> {
+        let letters: Documents<DeadLetter> = Documents::open(Arc::new(self.store.clone())).await?;
+        for first in (0..count).step_by(BATCH) {
+            let batch = (first..count.min(first + BATCH)).map(letter);
+            let batch: Vec<DeadLetter> = batch.collect::<anyhow::Result<_>>()?;
+            try_join_all(batch.iter().map(|letter| letters.insert(letter))).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            task.await.ok();
+        }
+    }
+}
+
+fn event(number: usize) -> anyhow::Result<Record> {
+    let execution_id = ExecutionId::new().to_string();
+    let payload = Payload::from(ExecutionStarted { execution_id: execution_id.clone(), ..Default::default() });
+    let event = Event {
+        event_id: EventId::new().to_string(),
+        aggregate_id: execution_id,
+        sequence: 1 + number as u64 % 7,
+        occurred_at: Some(to_timestamp(SystemTime::now())),
+        producer: "bench".to_owned(),
+        payload: Some(payload),
+        ..Default::default()
+    };
+    Ok(Record::of(&event)?)
+}
+
+/// A letter that is parked and was told of.
+fn letter(number: usize) -> anyhow::Result<DeadLetter> {
+    let record = event(number)?;
+    let delivery = Delivery {
+        lane: Lane { event_type: TOPIC, partition: 0 },
+        offset: number as u64,
+        event_type: TOPIC,
+        partition: 0,
+        key: record.key,
+        extra_headers: record.headers,
+        value: record.value,
+        timestamp: record.timestamp,
+        decoded: None,
+    };
+    let cause = ["is refused", "has no room", "is late", "is unknown"][number % 4];
+    let attempt = Attempt {
+        at: SystemTime::now(),
+        took: Duration::from_millis(3),
+        errors: vec![format!("order {number} {cause}"), "connection refused".to_owned()],
+    };
+    let letter = DeadLetter::new(GROUP, &delivery, Severity::Permanent, vec![attempt], SystemTime::now());
+    let letter = letter.decided(&RetryPolicy::preset(RetryPreset::Default));
+    Ok(DeadLetter { pending: None, ..letter })
+}
+
+/// The questions of an operator, each asked many times. Returns the medians in milliseconds.
+async fn ask(place: &Place) -> anyhow::Result<Vec<(&'static str, f64)>> {
+    let service = &place.service;
+    let first = service.list_dead_letters(Request::new(ListDeadLettersRequest::default())).await?.into_inner();
+    let one = first.dead_letters.first().context("no letter")?;
+    let list = |filter: DeadLetterFilter| ListDeadLettersRequest { filter: Some(filter), ..Default::default() };
+    let requests = [
+        ("a page", list(DeadLetterFilter::default())),
+        ("of a group", list(DeadLetterFilter { groups: vec![GROUP.to_string()], ..Default::default() })),
+        (
+            "of a state and a cause",
+            list(DeadLetterFilter {
+                states: vec![DeadLetterState::Parked as i32],
+                fingerprints: vec![one.fingerprint.clone()],
+                ..Default::default()
+            }),
+        ),
+        ("of an execution", list(DeadLetterFilter { aggregate_id: one.aggregate_id.clone(), ..Default::default() })),
+        ("with a text", list(DeadLetterFilter { text: "has no room".to_owned(), ..Default::default() })),
+    ];
+    let mut medians = Vec::new();
+    for (what, request) in requests {
+        let mut times = Times::new()?;
+        for _ in 0..QUESTIONS {
+            let since = Instant::now();
+            service.list_dead_letters(Request::new(request.clone())).await?;
+            times.add(since.elapsed());
+        }
+        medians.push((what, times.at(0.5)));
+    }
+    let (mut groups, mut stats) = (Times::new()?, Times::new()?);
+    for _ in 0..QUESTIONS {
+        let since = Instant::now();
+        service.list_failure_groups(Request::new(ListFailureGroupsRequest::default())).await?;
+        groups.add(since.elapsed());
+        let since = Instant::now();
+        service.get_dlq_stats(Request::new(GetDlqStatsRequest {})).await?;
+        stats.add(since.elapsed());
+    }
+    medians.extend([("groups of failures", groups.at(0.5)), ("stats", stats.at(0.5))]);
+    Ok(medians)
+}
+
+async fn get(place: &Place, id: &str) -> anyhow::Result<Redrive> {
+    let request = GetRedriveRequest { redrive_id: id.to_owned() };
+    place.service.get_redrive(Request::new(request)).await?.into_inner().redrive.context("a redrive")
+}
+
+/// Redrives all letters that there are. Returns how long it took.
+async fn redrive(place: &Place, rate: f64) -> anyhow::Result<Duration> {
+    let filter = Some(DeadLetterFilter { groups: vec![GROUP.to_string()], ..Default::default() });
+    let plan = place.service.plan_redrive(Request::new(PlanRedriveRequest { filter, rate })).await?;
+    let plan_token = plan.into_inner().plan.context("a plan")?.plan_token;
+    let request = StartRedriveRequest {
+        plan_token,
+        rate,
+        actor: "bench".to_owned(),
+        reason: "bench".to_owned(),
+        ..Default::default()
+    };
+    let since = Instant::now();
+    let id = place.service.start_redrive(Request::new(request)).await?.into_inner().redrive.context("one")?.redrive_id;
+    loop {
+        let redrive = get(place, &id).await?;
+        if redrive.state() == RedriveState::Completed {
+            ensure!(redrive.failed == 0 && redrive.resolved == redrive.planned, "{redrive:?}");
+            return Ok(since.elapsed());
+        }
+        ensure!(since.elapsed() < PATIENCE, "it does not end: {redrive:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Publishes live records until it is told to stop, or so many.
+async fn live(place: &Place, count: Option<usize>, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(LIVE_EVERY);
+    for number in 0..count.unwrap_or(usize::MAX) {
+        if stop.run_until_cancelled(ticks.tick()).await.is_none() {
+            break;
+        }
+        for published in place.bus.publish(vec![event(number)?]).await {
+            published?;
+        }
+    }
+    Ok(())
+}
+
+/// What questions cost.
+pub(crate) async fn questions() -> anyhow::Result<()> {
+    let mut asked = Vec::new();
+    for count in COUNTS {
+        let place = Place::new().await?;
+        let since = Instant::now();
+        place.fill(count).await?;
+        println!("  {count} letters, kept in {:.0} s", since.elapsed().as_secs_f64());
+        asked.push(ask(&place).await?);
+        place.end().await;
+    }
+    for ((what, few), (_, many)) in asked[0].iter().zip(&asked[1]) {
+        println!("    {what:<28} p50 {few:>8.2} ms  ->  {many:>8.2} ms   {:>6.2} x", many / few);
+    }
+    Ok(())
+}
+
+/// How fast letters are delivered again, and what live records have of it.
+pub(crate) async fn redrives() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    place.fill(CAP.1).await?;
+    let took = redrive(&place, CAP.0).await?.as_secs_f64();
+    let wanted = CAP.1 as f64 / CAP.0;
+    println!("  {} letters at {} /s: {took:.2} s of {wanted:.2} s, {:.3} x", CAP.1, CAP.0, took / wanted);
+
+    place.fill(REDRIVEN).await?;
+    let took = redrive(&place, 0.0).await?;
+    println!("  without a cap                                {:>8.0} /s", crate::per_second(REDRIVEN, took));
+
+    let stop = CancellationToken::new();
+    place.live.take()?;
+    live(&place, Some(LIVE), &stop).await?;
+    let alone = place.live.take()?;
+    place.fill(REDRIVEN).await?;
+    let (took, beside) = tokio::join!(
+        async {
+            let took = redrive(&place, 0.0).await;
+            stop.cancel();
+            took
+        },
+        live(&place, None, &stop)
+    );
+    beside?;
+    let beside = place.live.take()?;
+    println!("  with live records beside                     {:>8.0} /s", crate::per_second(REDRIVEN, took?));
+    alone.print("live records, alone");
+    beside.print("live records, beside the redrive");
+    println!("  p99 {:.2} x", beside.at(0.99) / alone.at(0.99));
+    place.end().await;
+    Ok(())
+}
