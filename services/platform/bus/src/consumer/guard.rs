@@ -72,19 +72,20 @@ impl Guard {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a record may be tried: at once as a rule, at its turn while the group is paused.
-    pub(super) async fn pass(&self) {
+    /// Waits until a record may be tried: at once as a rule, at its turn while the group is paused. Returns whether it is
+    /// such a probe.
+    pub(super) async fn pass(&self) -> bool {
         loop {
             // Before the look: no change in between goes unseen.
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             let next = {
                 let mut state = self.state();
-                let Some(open) = &mut state.open else { return };
+                let Some(open) = &mut state.open else { return false };
                 match (open.probing, Instant::now() >= open.next_probe) {
                     (false, true) => {
                         open.probing = true;
-                        return;
+                        return true;
                     }
                     (false, false) => Some(open.next_probe),
                     (true, _) => None,
@@ -116,12 +117,16 @@ impl Guard {
         was_open
     }
 
-    /// A record of this key is at the end of its tries. Returns the pause if the group is paused now: then the record is
-    /// held, and tried again.
-    pub(super) fn fails(&self, key: &[u8], error: &str) -> Option<Pause> {
+    /// A record of this key is at the end of its tries, as a probe or begun before. Returns the pause if the group is paused
+    /// now: then the record is held, and tried again.
+    pub(super) fn fails(&self, key: &[u8], error: &str, is_probe: bool) -> Option<Pause> {
         let now = Instant::now();
         let mut state = self.state();
         if let Some(open) = &mut state.open {
+            if !is_probe {
+                // It was under way when the group was paused.
+                return Some(open.pause.clone());
+            }
             open.probing = false;
             open.wait = (open.wait * 2).min(PROBES.1);
             open.next_probe = now + open.wait;
@@ -161,7 +166,7 @@ mod tests {
     const GROUP: GroupName = GroupName::new("guarded");
 
     fn fail(guard: &Guard, keys: std::ops::Range<usize>) -> Option<Pause> {
-        keys.fold(None, |_, key| guard.fails(format!("{key}").as_bytes(), "down"))
+        keys.fold(None, |_, key| guard.fails(format!("{key}").as_bytes(), "down", false))
     }
 
     #[tokio::test(start_paused = true)]
@@ -170,7 +175,7 @@ mod tests {
         assert_eq!(fail(&guard, 0..KEYS - 1), None);
         // One key, however often.
         for _ in 0..100 {
-            assert_eq!(guard.fails(b"0", "down"), None);
+            assert_eq!(guard.fails(b"0", "down", false), None);
         }
         // One that is handled in between.
         assert!(!guard.works());
@@ -178,7 +183,7 @@ mod tests {
         // Others, much later.
         tokio::time::advance(WINDOW * 2).await;
         assert_eq!(fail(&guard, 100..100 + KEYS - 1), None);
-        guard.pass().await;
+        assert!(!guard.pass().await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -188,12 +193,14 @@ mod tests {
         let mut waits = Vec::new();
         for probe in 1..9 {
             let before = Instant::now();
-            guard.pass().await;
+            // What was under way before makes the wait no longer.
+            assert_eq!(guard.fails(b"1", "down", false).map(|pause| pause.probes), Some(probe - 1));
+            assert!(guard.pass().await);
             waits.push(before.elapsed().as_millis());
             // Another one has to wait for how this one goes.
             let second = tokio::time::timeout(Duration::from_secs(3_600), guard.pass()).await;
             assert!(second.is_err());
-            assert_eq!(guard.fails(b"0", "still down").map(|pause| pause.probes), Some(probe));
+            assert_eq!(guard.fails(b"0", "still down", true).map(|pause| pause.probes), Some(probe));
         }
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
         assert_eq!((waits[0], waits[7]), (500, 30_000));

@@ -142,10 +142,14 @@ impl Worker {
     async fn attempt(&self, event: Arc<Event>, delivery: &Delivery) -> Outcome {
         let mut attempts = Vec::new();
         let mut outage = BACKOFF.0;
+        let mut is_probe = false;
         loop {
             // One that is tried again at once still has its turn.
-            if attempts.is_empty() && self.shutdown.run_until_cancelled(self.guard.pass()).await.is_none() {
-                return Outcome::Unfinished;
+            if attempts.is_empty() {
+                match self.shutdown.run_until_cancelled(self.guard.pass()).await {
+                    Some(probe) => is_probe = probe,
+                    None => return Outcome::Unfinished,
+                }
             }
             let (at, started) = (SystemTime::now(), Instant::now());
             let Err(error) = self.handle(&event, delivery).await else {
@@ -160,7 +164,7 @@ impl Worker {
             let wait = match wait {
                 Some(wait) => wait,
                 None if is_transient => {
-                    if let Some(pause) = self.guard.fails(&delivery.key, &error.to_string()) {
+                    if let Some(pause) = self.guard.fails(&delivery.key, &error.to_string(), is_probe) {
                         // The record is tried again at its turn, as if it had just come.
                         attempts.clear();
                         self.paused.tell(self.group.name, Some(&pause)).await;
