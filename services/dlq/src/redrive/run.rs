@@ -220,7 +220,7 @@ impl Carried<'_> {
     /// possible, or not known; the same ones are looked at again.
     async fn deliver(&self, ids: &[String]) -> Result<Option<(u64, u64)>, StoreError> {
         let documents = self.inner.letters.documents();
-        let reads = ids.to_vec().into_iter().map(|id| async move { documents.get(&id).await });
+        let reads = ids.iter().cloned().map(|id| async move { documents.get(&id).await });
         let read: Vec<_> = stream::iter(reads).buffered(READS).try_collect().await?;
         let (mut delivered, mut skipped, mut letters) = (0, 0, Vec::new());
         for found in read {

@@ -93,11 +93,14 @@ impl PolicySet {
     }
 }
 
+/// What was read, and when.
+type Known = (Instant, Arc<PolicySet>);
+
 /// The policies of a store. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Policies {
     documents: Documents<Override>,
-    known: Arc<Mutex<Option<(Instant, Arc<PolicySet>)>>>,
+    known: Arc<Mutex<Option<Known>>>,
 }
 
 impl Policies {
