@@ -15,7 +15,7 @@ use runmesh_store::{DocumentStore, EventStore, Members, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
-use crate::{Config, Environment, Role, Roles, groups, runtimes::LocalRuntimes, sandbox, store::Store};
+use crate::{Config, Environment, Role, Roles, groups::Groups, runtimes::LocalRuntimes, sandbox, store::Store};
 
 /// What services are put together from.
 pub(super) struct Parts<'a> {
@@ -124,7 +124,7 @@ impl Parts<'_> {
             store: self.events(),
             documents: self.documents(),
             bus: Arc::clone(self.bus),
-            groups: groups::all(),
+            groups: Arc::new(Groups::open(self.documents()).await?),
         })
         .await
     }
