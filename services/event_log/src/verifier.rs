@@ -14,7 +14,9 @@ use runmesh_proto::event_log::{Ledger, VerifyResponse, verify_response::Item};
 use runmesh_store::{DocumentStore, Documents, EventStore, StoreError};
 use tokio::sync::mpsc;
 
-use crate::{GroupTable, GroupTopics, VerifyError, cut::Cut, ends::time_of, groups::Groups, logs, report::Report, topic};
+use crate::{
+    GroupTable, GroupTopics, VerifyError, cut::Cut, ends::time_of, groups::Groups, logs, report::Report, topic,
+};
 
 /// The cursor of the last message.
 pub(crate) const END: &str = "end";

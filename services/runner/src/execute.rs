@@ -3,9 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use runmesh_events::{AggregateId, Cause, Event, NewEvent, Payload, TraceParent, lifecycle};
-use runmesh_proto::event::{
-    Enforcement, ExecutionErrorType, ExecutionRequested, ExecutionStep,
-};
+use runmesh_proto::event::{Enforcement, ExecutionErrorType, ExecutionRequested, ExecutionStep};
 use runmesh_store::{Expected, StoreError, Subscription, Versioned};
 use tokio::time::{Instant, sleep, sleep_until};
 

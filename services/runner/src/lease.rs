@@ -66,9 +66,7 @@ impl Inner {
         }
         let found = self.leases.get(&lease.execution_id).await?;
         match found {
-            Some(found) if found.document.attempt <= lost => {
-                self.leases.update(lease, found.revision).await.map(Some)
-            }
+            Some(found) if found.document.attempt <= lost => self.leases.update(lease, found.revision).await.map(Some),
             _ => Ok(None),
         }
     }

@@ -188,7 +188,9 @@ impl SagaLog {
                 attempt.run_asked = true;
                 attempt.run_asked_at = attempt.run_asked_at.or(at);
             }
-            Payload::PodCreated(_) | Payload::ExecutionStarted(_) => attempt.begun |= attempt.run_asked && !attempt.lost,
+            Payload::PodCreated(_) | Payload::ExecutionStarted(_) => {
+                attempt.begun |= attempt.run_asked && !attempt.lost
+            }
             // What was lost after the execution had ended changes nothing any more.
             Payload::PodTerminated(lost) if lost.lost_attempt == attempt.number && self.ending.is_none() => {
                 attempt.lost |= attempt.allocate_asked;
