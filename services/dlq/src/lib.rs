@@ -26,4 +26,4 @@ mod view;
 mod watch;
 mod worker;
 
-pub use service::{DeadLetterService, Dependencies, KnownGroup};
+pub use service::{DeadLetterService, Dependencies, KnownGroup, KnownGroups};

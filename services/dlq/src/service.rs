@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use async_trait::async_trait;
 use futures::Stream;
 use runmesh_bus::{Bus, DeadLetters, PausedGroups};
 use runmesh_events::{EventType, GroupName};
@@ -44,6 +45,16 @@ pub struct KnownGroup {
     pub outside_effects: bool,
 }
 
+/// Says which groups there are.
+#[async_trait]
+pub trait KnownGroups: Send + Sync + 'static {
+    /// The groups of the whole mesh, now.
+    ///
+    /// # Errors
+    /// When that can't be read.
+    async fn groups(&self) -> Result<Vec<KnownGroup>, StoreError>;
+}
+
 /// What the service stands on.
 #[derive(Clone)]
 pub struct Dependencies {
@@ -58,7 +69,7 @@ pub struct Dependencies {
     /// Which groups are paused.
     pub paused: PausedGroups,
     /// The groups of the whole mesh.
-    pub groups: Vec<KnownGroup>,
+    pub groups: Arc<dyn KnownGroups>,
     /// Ends the service's streams.
     pub shutdown: CancellationToken,
 }
@@ -77,16 +88,9 @@ pub(crate) struct Inner {
     pub(crate) paused: PausedGroups,
     pub(crate) redrives: Documents<RedriveDocument>,
     pub(crate) parts: Documents<PartDocument>,
-    pub(crate) groups: Vec<KnownGroup>,
+    pub(crate) groups: Arc<dyn KnownGroups>,
     pub(crate) redrive_changed: Notify,
     pub(crate) shutdown: CancellationToken,
-}
-
-impl Inner {
-    pub(crate) fn has_outside_effects(&self, group: &str) -> bool {
-        // One that is not known may do anything.
-        self.groups.iter().find(|known| known.name.as_str() == group).is_none_or(|known| known.outside_effects)
-    }
 }
 
 impl DeadLetterService {

@@ -5,9 +5,11 @@ use std::{
     time::SystemTime,
 };
 
+use async_trait::async_trait;
 use runmesh_bus::{Delivery, Extent, Lane, header};
 use runmesh_events::{EventType, GroupName, to_duration};
 use runmesh_proto::event_log::{Finding, FindingKind, GroupLedger, GroupTopicLedger};
+use runmesh_store::StoreError;
 
 use crate::{
     VerifyError,
@@ -24,6 +26,21 @@ pub struct GroupTopics {
     pub name: GroupName,
     /// The topics.
     pub topics: Vec<EventType>,
+}
+
+/// Tells which groups there are.
+#[async_trait]
+pub trait GroupTable: Send + Sync {
+    /// Every consumer group of the mesh as it is now, whichever process runs it.
+    async fn groups(&self) -> Result<Vec<GroupTopics>, StoreError>;
+}
+
+/// Groups that are always the same.
+#[async_trait]
+impl GroupTable for Vec<GroupTopics> {
+    async fn groups(&self) -> Result<Vec<GroupTopics>, StoreError> {
+        Ok(self.clone())
+    }
 }
 
 /// A group in a lane.

@@ -14,7 +14,9 @@ use runmesh_proto::event_log::{Ledger, VerifyResponse, verify_response::Item};
 use runmesh_store::{DocumentStore, Documents, EventStore, StoreError};
 use tokio::sync::mpsc;
 
-use crate::{GroupTopics, VerifyError, cut::Cut, ends::time_of, groups::Groups, logs, report::Report, topic};
+use crate::{
+    GroupTable, GroupTopics, VerifyError, cut::Cut, ends::time_of, groups::Groups, logs, report::Report, topic,
+};
 
 /// The cursor of the last message.
 pub(crate) const END: &str = "end";
@@ -31,8 +33,8 @@ pub struct Dependencies {
     pub documents: Arc<dyn DocumentStore>,
     /// The bus.
     pub bus: Arc<dyn Bus>,
-    /// Every consumer group of the mesh, whichever process runs it.
-    pub groups: Vec<GroupTopics>,
+    /// The consumer groups of the mesh.
+    pub groups: Arc<dyn GroupTable>,
 }
 
 /// What a verification looks at.
@@ -100,7 +102,8 @@ impl Verifier {
 
     async fn run(self, options: VerifyOptions, messages: mpsc::Sender<VerifyResponse>) -> Result<Ledger, VerifyError> {
         let (started_at, started) = (SystemTime::now(), Instant::now());
-        let task = Task::new(&self, &options, started_at);
+        let groups = self.dependencies.groups.groups().await?;
+        let task = Task::new(&self, &groups, &options, started_at);
         let mut report = Report::new(messages, options.max_findings);
         report.stage("logs").await;
         let cut = Cut::take(&task).await?;
@@ -155,7 +158,7 @@ pub(crate) struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    fn new(verifier: &'a Verifier, options: &VerifyOptions, now: SystemTime) -> Self {
+    fn new(verifier: &'a Verifier, groups: &'a [GroupTopics], options: &VerifyOptions, now: SystemTime) -> Self {
         let since = options.since.map(|since| {
             let millis = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
             SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
@@ -164,7 +167,7 @@ impl<'a> Task<'a> {
             store: verifier.dependencies.store.as_ref(),
             bus: verifier.dependencies.bus.as_ref(),
             letters: &verifier.letters,
-            groups: &verifier.dependencies.groups,
+            groups,
             since,
             patience: options.patience,
             now,

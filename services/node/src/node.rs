@@ -6,7 +6,7 @@ mod upstream;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use runmesh_bus::{BusError, Consumer, Faults, Relay, TopicReport};
+use runmesh_bus::{BusError, Consumer, Relay, TopicReport};
 use runmesh_events::Catalog;
 use runmesh_gateway::{Gateway, GatewayConfig};
 use runmesh_rpc::{AccessPolicy, LocalChannel, RpcServer, ServerConfig, Tls};
@@ -250,7 +250,8 @@ impl Node {
             }
             if let Some(runner) = node.runner.clone() {
                 let (consumer, stop) = (backend.consumer.clone(), node.intake.clone());
-                node.runner_parts.spawn(part("runner", take_work(runner.clone(), consumer, faults, stop)));
+                let group = faults.into_group(runner.consumer_group());
+                node.runner_parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
                 let (leases, stop) = (runner.clone(), node.rest.clone());
                 node.parts.spawn(part("leases", async move {
                     leases.watch_leases(stop).await;
@@ -407,28 +408,6 @@ impl Node {
         }
         drop(self.store);
     }
-}
-
-/// Runs the runner's group whenever it is to take work.
-async fn take_work(
-    runner: Runner,
-    consumer: Consumer,
-    faults: Faults,
-    stop: CancellationToken,
-) -> Result<(), BusError> {
-    while stop.run_until_cancelled(runner.until_draining(false)).await.is_some() {
-        let turn = stop.child_token();
-        let mut work = std::pin::pin!(consumer.run(faults.into_group(runner.consumer_group()), turn.clone()));
-        tokio::select! {
-            ended = &mut work => return ended,
-            () = runner.until_draining(true) => {
-                tracing::info!("takes no more executions");
-                turn.cancel();
-                work.await?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// A part of the node with its name, so that its end can be told.

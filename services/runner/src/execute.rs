@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use runmesh_events::{AggregateId, Cause, Event, NewEvent, Payload, TraceParent, lifecycle};
-use runmesh_proto::event::{
-    CompileResult, ContainerStatus, Enforcement, ExecutionErrorType, ExecutionRequested, ExecutionStarted,
-    ExecutionStep, PodCreated, PodRunning,
-};
+use runmesh_proto::event::{Enforcement, ExecutionErrorType, ExecutionRequested, ExecutionStep};
 use runmesh_store::{Expected, StoreError, Subscription, Versioned};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -20,6 +17,8 @@ use crate::{
     service::{Active, Inner, command_cause, ordinal},
     verdict::{self, Ended},
 };
+
+mod begin;
 
 /// The first and the greatest wait before a failed append is tried again. Meanwhile the script waits with its output.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
@@ -48,6 +47,8 @@ pub(crate) struct Execution {
     pub(crate) others: Subscription,
     /// Whether the log is looked at as soon as there is more of it.
     pub(crate) is_followed: bool,
+    /// The id of the event by which this attempt begins here. Empty: it was not tried yet.
+    pub(crate) begun_by: String,
     /// Whether the log has it that there is a sandbox.
     pub(crate) has_sandbox: bool,
     /// What holds of the limits of `spec`.
@@ -87,6 +88,8 @@ impl Execution {
             Ok(ended) => ended,
             Err(GivenUp::LeaseLost) => {
                 tracing::warn!(execution_id, "the lease of a run was lost; nothing more is recorded");
+                // Otherwise it is in the way of the next attempt until it runs out.
+                self.give_lease_back(&execution_id).await;
                 self.runner.forget(&execution_id);
                 return;
             }
@@ -101,14 +104,21 @@ impl Execution {
                 None
             }
         };
-        // The lease goes after the last event: a crash in between finds the event. Only this run's own lease: another
-        // may have been given since.
-        if let Err(error) = self.runner.leases.delete_if(&execution_id, self.lease.revision).await {
-            tracing::warn!(execution_id, %error, "the lease of a finished run stays until it runs out");
-        }
+        // The lease goes after the last event: a crash in between finds the event.
+        self.give_lease_back(&execution_id).await;
         self.runner.forget(&execution_id);
         if let Some(run) = ended {
             run.cleaned().await;
+        }
+    }
+
+    /// Only this run's own lease: another may have been given since.
+    async fn give_lease_back(&self, execution_id: &str) {
+        match self.runner.leases.delete_if(execution_id, self.lease.revision).await {
+            Ok(_) | Err(StoreError::RevisionMismatch { .. }) => {}
+            Err(error) => {
+                tracing::warn!(execution_id, %error, "the lease of a finished run stays until it runs out");
+            }
         }
     }
 
@@ -118,6 +128,7 @@ impl Execution {
 
     /// Returns what may still have to be cleaned up.
     async fn supervise(&mut self) -> Result<Option<Run>, GivenUp> {
+        self.begin().await?;
         let compiled = match self.compile().await? {
             Compiled::Ready(compiled) => compiled,
             Compiled::Over(run) => return Ok(run),
@@ -233,42 +244,6 @@ impl Execution {
         Last { event, shutdown: false }
     }
 
-    /// Records that there is a sandbox.
-    pub(crate) async fn append_sandbox(&mut self) -> Result<(), GivenUp> {
-        self.has_sandbox = true;
-        self.append(self.sandbox_made()).await
-    }
-
-    fn sandbox_made(&self) -> Vec<NewEvent> {
-        let (execution_id, pod_name) = (self.spec.execution_id.clone(), self.pod_name());
-        let status =
-            ContainerStatus { name: "script".to_owned(), ready: true, restart_count: 0, state: "running".to_owned() };
-        let created = PodCreated {
-            execution_id: execution_id.clone(),
-            pod_name: pod_name.clone(),
-            namespace: self.runner.sandbox.name().to_owned(),
-        };
-        let running = PodRunning { execution_id, pod_name, container_statuses: vec![status] };
-        let cause = self.cause();
-        vec![cause.derive(ordinal::POD_CREATED, created), cause.derive(ordinal::POD_RUNNING, running)]
-    }
-
-    /// Records that the program runs.
-    pub(crate) async fn append_started(&mut self, run: &Run, compile: Option<CompileResult>) -> Result<(), GivenUp> {
-        let mut events = if self.has_sandbox { Vec::new() } else { self.sandbox_made() };
-        self.has_sandbox = true;
-        let started = ExecutionStarted {
-            execution_id: self.spec.execution_id.clone(),
-            pod_name: self.pod_name(),
-            node_name: Some(self.lease.document.node.clone()),
-            container_id: run.started().pid.map(|pid| pid.to_string()),
-            compile,
-            receipt: self.receipt.clone(),
-        };
-        events.push(self.cause().derive(ordinal::STARTED, started));
-        self.append(events).await
-    }
-
     /// Records an end that is not the end of a run.
     pub(crate) async fn end(&mut self, Last { event, shutdown }: Last) -> Result<(), GivenUp> {
         let events = match self.has_sandbox {
@@ -322,7 +297,8 @@ impl Execution {
 
     fn heard(&mut self, log: &RunLog) -> Result<(), GivenUp> {
         // The sequence that an append expects is the fencing token: it went up when this attempt was given up.
-        if log.terminal || log.request.is_none() || log.lost >= self.lease.document.attempt {
+        let is_anothers = log.begun_by.as_ref().is_some_and(|event| *event != self.begun_by);
+        if log.terminal || log.request.is_none() || log.lost >= self.lease.document.attempt || is_anothers {
             return Err(GivenUp::LeaseLost);
         }
         self.head = self.head.max(log.head);

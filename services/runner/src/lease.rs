@@ -2,13 +2,13 @@
 
 use std::time::SystemTime;
 
-use runmesh_store::{Document, Index, IndexValue, StoreError};
+use runmesh_store::{Document, Index, IndexValue, Revision, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
     execute::{Execution, GivenUp},
-    service::LEASE,
+    service::{Inner, LEASE},
 };
 
 /// A run that a node has taken on.
@@ -18,6 +18,13 @@ pub(crate) struct RunLease {
     pub(crate) attempt: u32,
     pub(crate) node: String,
     pub(crate) until: SystemTime,
+}
+
+impl RunLease {
+    /// Whether it is of the same attempt at the same node.
+    fn is_of(&self, other: &Self) -> bool {
+        (&self.node, self.attempt) == (&other.node, other.attempt)
+    }
 }
 
 pub(crate) const BY_NODE: &str = "by_node";
@@ -48,6 +55,23 @@ impl Document for RunLease {
     }
 }
 
+impl Inner {
+    /// Takes the lease of a run, also from an attempt that is recorded as lost. `None`: another runner has it, or had it:
+    /// then it runs out and the attempt is recorded as lost.
+    pub(crate) async fn take_lease(&self, lease: &RunLease, lost: u32) -> Result<Option<Revision>, StoreError> {
+        match self.leases.insert(lease).await {
+            Ok(revision) => return Ok(Some(revision)),
+            Err(StoreError::RevisionMismatch { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let found = self.leases.get(&lease.execution_id).await?;
+        match found {
+            Some(found) if found.document.attempt <= lost => self.leases.update(lease, found.revision).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
 impl Execution {
     /// Gives a sign of life.
     pub(crate) async fn renew(&mut self) -> Result<(), GivenUp> {
@@ -69,7 +93,7 @@ impl Execution {
     /// append finds that.
     async fn adopt(&mut self) -> Result<(), GivenUp> {
         match self.runner.leases.get(&self.spec.execution_id).await {
-            Ok(Some(found)) if found.document.node == self.lease.document.node => {
+            Ok(Some(found)) if found.document.is_of(&self.lease.document) => {
                 self.lease.revision = found.revision;
                 self.renew_at = Instant::now();
                 Ok(())

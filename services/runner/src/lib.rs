@@ -33,5 +33,5 @@ pub use sandbox::{
     Canceller, Chunk, Collect, Ending, Enforcement, Level, Limit, Limits, Outcome, OutputStream, Recovered, Run,
     RunSpec, Sandbox, SandboxError, SourceFile, Started, Usage,
 };
-pub use service::{GROUP, Runner, TOPICS};
+pub use service::{GROUP, Runner, TOPICS, group_of};
 pub use toolchains::{ToolchainError, Toolchains};

@@ -6,10 +6,12 @@ use runmesh_events::{AggregateId, Event, EventType, Payload, lifecycle};
 use runmesh_proto::event::{CaseCounts, CaseVerdict, CreatePodCommand, ExecutionRequested};
 use runmesh_store::{EventStore, StoreError, read_log};
 
-const TYPES: [EventType; 8] = [
+const TYPES: [EventType; 10] = [
     EventType::ExecutionRequested,
     EventType::CreatePodCommand,
     EventType::DeletePodCommand,
+    EventType::PodCreated,
+    EventType::ExecutionStarted,
     EventType::PodTerminated,
     lifecycle::TERMINAL[0],
     lifecycle::TERMINAL[1],
@@ -25,6 +27,10 @@ pub(crate) struct RunLog {
     pub(crate) command: Option<Arc<Event>>,
     /// The attempt that command is for. 0: there is none.
     pub(crate) attempt: u32,
+    /// The event by which a runner has begun with that attempt. `None`: none has.
+    pub(crate) begun_by: Option<String>,
+    /// How many attempts have begun, with that one.
+    pub(crate) begun: i32,
     /// The newest attempt that was lost with its runner. 0: none was.
     pub(crate) lost: u32,
     /// The command to end it.
@@ -43,7 +49,12 @@ impl RunLog {
                 Some(Payload::ExecutionRequested(request)) => log.request = Some(request.clone()),
                 Some(Payload::CreatePodCommand(command)) => {
                     log.attempt = attempt_of(command);
+                    log.begun_by = None;
                     log.command = Some(event);
+                }
+                Some(Payload::PodCreated(_) | Payload::ExecutionStarted(_)) => {
+                    log.begun += i32::from(log.begun_by.is_none());
+                    log.begun_by.get_or_insert_with(|| event.event_id.clone());
                 }
                 Some(Payload::PodTerminated(ended)) => {
                     log.lost = log.lost.max(u32::try_from(ended.lost_attempt).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Tells that the runner is there, what it offers, and hears whether it is to take no more work.
+//! Tells that the runner is there and what it offers. Whether it is given more is the scheduler's affair.
 
 use std::time::Duration;
 
@@ -37,9 +37,7 @@ impl Runner {
             cpu_millis: i64::try_from(cpu_millis).unwrap_or(i64::MAX),
             ..Default::default()
         };
-        let draining = self.inner.members.announce(&self.inner.node, &words.encode_to_vec(), LEASE).await?;
-        self.inner.draining.send_if_modified(|known| std::mem::replace(known, draining) != draining);
-        Ok(())
+        self.inner.members.announce(&self.inner.node, &words.encode_to_vec(), LEASE).await
     }
 
     /// Gives signs of life until `shutdown`, and then takes its leave.
@@ -57,11 +55,5 @@ impl Runner {
         if let Err(error) = self.inner.members.leave(&self.inner.node).await {
             tracing::warn!(%error, "the runner is believed to be there until its sign of life is too old");
         }
-    }
-
-    /// Waits until the runner is to take no more work (`true`), or to take work again.
-    pub async fn until_draining(&self, draining: bool) {
-        // The sender lives as long as this runner.
-        let _ = self.inner.draining.subscribe().wait_for(|now| *now == draining).await;
     }
 }

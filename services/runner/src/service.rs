@@ -10,10 +10,7 @@ use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
 use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload, lifecycle};
 use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Members, PageQuery, StoreError, Versioned};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -28,8 +25,14 @@ use crate::{
     verdict,
 };
 
-/// The runner's group.
+/// What the events of all runners are derived for, so that whichever records the end of an execution gives it the same
+/// id. Each runner reads as a group of its own: see [`group_of`].
 pub const GROUP: GroupName = GroupName::new("runner");
+
+/// The group of the runner of this name. It sees every command, and follows those that name it.
+pub fn group_of(runner: &str) -> GroupName {
+    GROUP.of_member(runner)
+}
 
 /// What the group reads.
 pub const TOPICS: [EventType; 2] = [EventType::CreatePodCommand, EventType::DeletePodCommand];
@@ -37,13 +40,19 @@ pub const TOPICS: [EventType; 2] = [EventType::CreatePodCommand, EventType::Dele
 /// How long a runner is believed to be alive without a sign of life.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
+/// How long a command waits for an earlier attempt at the same runner to be quite over.
+const EARLIER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// How long the end of a run may take once it is asked for at a shutdown.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The ordinals of the events that the runner derives from the command to run. The last event of an execution has the
 /// same id whoever records it, so there is only one.
 pub(crate) mod ordinal {
-    pub(crate) const POD_CREATED: u32 = 0;
+    // 0 was that of pod_created.
     pub(crate) const POD_RUNNING: u32 = 1;
     pub(crate) const STARTED: u32 = 2;
     pub(crate) const LOST: u32 = 3;
@@ -67,7 +76,6 @@ pub(crate) struct Inner {
     pub(crate) toolchains: Toolchains,
     pub(crate) members: Members,
     pub(crate) offer: Offer,
-    pub(crate) draining: watch::Sender<bool>,
     active: Mutex<HashMap<String, Arc<Active>>>,
     tasks: TaskTracker,
 }
@@ -110,14 +118,14 @@ impl Runner {
     ) -> Result<Self, StoreError> {
         let leases = Documents::open(documents).await?;
         let (active, tasks) = (Mutex::default(), TaskTracker::new());
-        let (node, draining) = (node.into(), watch::Sender::new(false));
-        let inner = Inner { node, store, leases, sandbox, toolchains, members, offer, draining, active, tasks };
+        let node = node.into();
+        let inner = Inner { node, store, leases, sandbox, toolchains, members, offer, active, tasks };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The runner's consumer group.
     pub fn consumer_group(&self) -> ConsumerGroup {
-        ConsumerGroup::new(GROUP, &TOPICS, Arc::new(self.clone()))
+        ConsumerGroup::new(group_of(&self.inner.node), &TOPICS, Arc::new(self.clone()))
     }
 
     /// Ends what this node had in hand when it was last stopped. To be called before the group is run.
@@ -203,7 +211,10 @@ impl Runner {
 impl Handler for Runner {
     async fn handle(&self, incoming: &Incoming) -> Result<(), HandlerError> {
         match &incoming.event.payload {
-            Some(Payload::CreatePodCommand(command)) => {
+            // Without a name, as in old logs, it is for whichever runner is the first to record that it has begun.
+            Some(Payload::CreatePodCommand(command))
+                if command.runner.is_empty() || command.runner == self.inner.node =>
+            {
                 self.inner.run(incoming, &command.execution_id, log::attempt_of(command)).await?;
             }
             Some(Payload::DeletePodCommand(command)) => self.inner.end(incoming, &command.execution_id).await?,
@@ -220,26 +231,19 @@ impl Inner {
 
     /// Takes an execution on. Returns as soon as it is: the run goes on by itself.
     async fn run(self: &Arc<Self>, incoming: &Incoming, execution_id: &str, attempt: u32) -> Result<(), StoreError> {
-        let command = self.active().get(execution_id).map(|active| active.command.clone());
-        match command {
-            // A second delivery.
-            Some(command) if command == incoming.event.event_id => return Ok(()),
-            // The execution was deleted and made again before its run was quite over.
-            Some(_) => {
-                let words = format!("an earlier run of execution {execution_id} is not quite over");
-                return Err(StoreError::Unavailable(words));
-            }
-            None => {}
+        if self.has_in_hand(execution_id, &incoming.event.event_id).await? {
+            return Ok(());
         }
         // Before the log is read, so that nothing falls between the two.
         let others = self.store.live().subscribe(&AggregateId::from(execution_id));
         let log = RunLog::read(self.store.as_ref(), execution_id).await?;
-        // One that was lost was given up: what is late must not begin it again.
-        let open = !log.terminal && log.lost < attempt;
+        // One that was lost was given up, and one that has begun has its runner: what is late must not begin it again.
+        let open = !log.terminal && log.lost < attempt && log.attempt == attempt && log.begun_by.is_none();
         let Some(request) = log.request.filter(|_| open) else { return Ok(()) };
         if let Some(cancel) = &log.cancel {
             let ended = verdict::cancelled(execution_id, CancelRequest::of(cancel), false);
-            return self.record_end(incoming.cause(), execution_id, ended).await;
+            let cause = command_cause(&incoming.event).traced(incoming.trace);
+            return self.record_end(cause, execution_id, ended).await;
         }
         let lease = RunLease {
             execution_id: execution_id.to_owned(),
@@ -247,21 +251,7 @@ impl Inner {
             node: self.node.clone(),
             until: SystemTime::now() + LEASE,
         };
-        let revision = match self.leases.insert(&lease).await {
-            Ok(revision) => revision,
-            Err(StoreError::RevisionMismatch { .. }) => {
-                return match self.leases.get(execution_id).await? {
-                    // It was recorded as lost, and is about to be removed.
-                    Some(found) if found.document.attempt < attempt => {
-                        let words = format!("an earlier attempt of execution {execution_id} is not quite over");
-                        Err(StoreError::Unavailable(words))
-                    }
-                    // Another runner has it, or had it: then its lease runs out and it is recorded as lost.
-                    _ => Ok(()),
-                };
-            }
-            Err(error) => return Err(error),
-        };
+        let Some(revision) = self.take_lease(&lease, log.lost).await? else { return Ok(()) };
         let active = Arc::new(Active { command: incoming.event.event_id.clone(), ..Active::default() });
         self.active().insert(execution_id.to_owned(), Arc::clone(&active));
         self.gauge();
@@ -279,11 +269,30 @@ impl Inner {
             head: log.head,
             others,
             is_followed: true,
+            begun_by: String::new(),
             has_sandbox: false,
             running: None,
         };
         self.tasks.spawn(execution.run());
         Ok(())
+    }
+
+    /// Whether this command is followed already: it was delivered twice. Waits for the end of what an earlier one began.
+    async fn has_in_hand(&self, execution_id: &str, command: &str) -> Result<bool, StoreError> {
+        let deadline = Instant::now() + EARLIER_PATIENCE;
+        loop {
+            match self.active().get(execution_id) {
+                None => return Ok(false),
+                Some(active) if active.command == command => return Ok(true),
+                Some(_) if Instant::now() < deadline => {}
+                // The execution was deleted and made again, or its last attempt was given up.
+                Some(_) => {
+                    let words = format!("an earlier run of execution {execution_id} is not quite over");
+                    return Err(StoreError::Unavailable(words));
+                }
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Ends a run.
@@ -338,7 +347,9 @@ impl Inner {
             let Some(command) = log.command.as_deref().filter(|_| open) else { break };
             tracing::warn!(execution_id, node = lease.document.node, "the runner of an execution was lost");
             let number = i32::try_from(attempt).unwrap_or(i32::MAX);
-            let runs_again = log.request.as_ref().is_some_and(|request| lifecycle::may_retry(request, number));
+            let may_retry = |request| lifecycle::may_retry(request, log.begun);
+            // What has not begun is none of a script's runs.
+            let runs_again = log.begun_by.is_none() || log.request.as_ref().is_some_and(may_retry);
             if log.cancel.is_none() && runs_again {
                 let lost = lifecycle::attempt_lost(execution_id, number, "runner lost", words);
                 let event = command_cause(command).derive(ordinal::LOST, lost);

@@ -56,7 +56,7 @@ impl Default for SagaLog {
         Self {
             request: None,
             started: false,
-            attempt: Attempt::new(1),
+            attempt: Attempt::new(1, 0),
             cancel_asked: None,
             ending: None,
             result_known: false,
@@ -150,7 +150,7 @@ impl SagaLog {
             Payload::AllocateResourcesCommand(command) => {
                 let number = lifecycle::attempt(command.attempt);
                 if number > self.attempt.number {
-                    self.attempt = Attempt::new(number);
+                    self.attempt = Attempt::new(number, self.attempt.begun_so_far());
                 }
                 self.attempt.allocate_asked = true;
             }
@@ -188,7 +188,9 @@ impl SagaLog {
                 attempt.run_asked = true;
                 attempt.run_asked_at = attempt.run_asked_at.or(at);
             }
-            Payload::PodCreated(_) | Payload::ExecutionStarted(_) => attempt.begun |= attempt.run_asked,
+            Payload::PodCreated(_) | Payload::ExecutionStarted(_) => {
+                attempt.begun |= attempt.run_asked && !attempt.lost
+            }
             // What was lost after the execution had ended changes nothing any more.
             Payload::PodTerminated(lost) if lost.lost_attempt == attempt.number && self.ending.is_none() => {
                 attempt.lost |= attempt.allocate_asked;
@@ -240,10 +242,10 @@ impl SagaLog {
     }
 
     /// What follows from the loss of the attempt's runner: all that it had is undone and the next begins, or, where there
-    /// is no next, the execution has failed.
+    /// is no next, the execution has failed. There always is one where nothing of the script can have run.
     fn lost(&self, request: &Request) -> Decision {
         let number = self.attempt.number;
-        if !request.may_retry(number) {
+        if self.attempt.begun && !request.may_retry(self.attempt.begun_so_far()) {
             return Decision::once(request.runner_lost("the runner was lost, and there are no retries left"));
         }
         self.undo(request).unwrap_or_else(|| Decision::of(number + 1, request.allocate(number + 1)))
@@ -273,6 +275,7 @@ impl SagaLog {
         let request = self.request.as_ref()?;
         self.awaits_start_since()?;
         let number = self.attempt.number;
+        // By all attempts: a runner that is alive and begins nothing is not tried without end.
         if request.may_retry(number) && self.cancel_asked.is_none() {
             return Some(Decision::of(number, request.attempt_lost(number)));
         }

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     claim::{Claim, Switches},
-    log::{Log, TYPES},
-    queue::{Admission, Job, Policy, Queue},
+    log::{Accepted, Log, TYPES},
+    queue::{Admission, Job, Placed, Policy, Queue},
 };
 
 /// The scheduler's group.
@@ -33,10 +33,21 @@ pub const TOPICS: [EventType; 2] = [EventType::AllocateResourcesCommand, EventTy
 pub const RUNNERS: &str = "runner";
 
 /// The ordinals of the events that the scheduler derives from the allocate command.
-mod ordinal {
+pub(crate) mod ordinal {
     pub(super) const ACCEPTED: u32 = 0;
     pub(super) const QUEUED: u32 = 1;
     pub(super) const REFUSED: u32 = 2;
+    pub(crate) const STRANDED: u32 = 3;
+}
+
+/// What became of an event about a slot.
+enum Told {
+    /// It is in the log now.
+    Now,
+    /// There was no need: the log has the slot already.
+    Before(Option<Accepted>),
+    /// The slot is not needed any more.
+    TooLate,
 }
 
 /// How often the runners and the switches are looked at.
@@ -135,19 +146,29 @@ impl Scheduler {
         self.inner.load(false).await
     }
 
-    /// Looks at the runners and the switches from time to time, and compares what has slots with the logs, until
-    /// `shutdown`.
+    /// Looks at the runners and the switches, gives up what runners had that are gone before they began with it, and gives
+    /// out what is free.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn look_around(&self) -> Result<(), StoreError> {
+        self.inner.refresh().await?;
+        self.inner.give_up_stranded().await?;
+        self.inner.dispatch().await
+    }
+
+    /// Does that from time to time, and compares what has slots with the logs, until `shutdown`.
     pub async fn watch(&self, shutdown: CancellationToken) {
         let inner = &self.inner;
         let mut looks = 0;
         while shutdown.run_until_cancelled(sleep(LOOK)).await.is_some() {
             looks += 1;
             let looked = async {
-                inner.refresh().await?;
+                self.look_around().await?;
                 if u32::is_multiple_of(looks, LOOKS_TO_COMPARE) {
                     inner.compare().await?;
                 }
-                inner.dispatch().await
+                Ok::<_, StoreError>(())
             };
             if let Err(error) = looked.await {
                 tracing::warn!(%error, "the scheduler can't look at its runners; trying again");
@@ -190,18 +211,19 @@ impl Inner {
             // The command to release it is on its way, and comes too late.
             self.release(execution_id, job.attempt - 1).await?;
         }
-        if let Some(at) = log.accepted
+        if let Some(Accepted { at, runner }) = log.accepted
             && !self.state().queue.has_slot(execution_id)
         {
             // It was given before a crash that came before its claim was durable.
-            self.state().queue.restore_granted(job.clone(), at);
+            self.state().queue.restore_granted(job.clone(), &runner, at);
         }
         let admission = self.state().queue.claim(job.clone(), SystemTime::now());
         self.gauges();
         match admission {
             Admission::Granted => {
                 self.keep(&job).await?;
-                self.announce(&job, Some(trace)).await
+                let runner = self.state().queue.runner_of(execution_id).unwrap_or_default().to_owned();
+                self.announce(&Placed { job, runner }, Some(trace)).await
             }
             Admission::TooLarge => self.refuse(&job, trace).await,
             Admission::Waiting => {
@@ -266,26 +288,35 @@ impl Inner {
             let Some(next) = self.state().queue.admit_next(SystemTime::now()) else { return Ok(()) };
             self.gauges();
             if let Err(error) = self.announce(&next, None).await {
-                self.state().queue.put_back(&next, SystemTime::now());
+                self.state().queue.put_back(&next.job, SystemTime::now());
                 return Err(error);
             }
         }
     }
 
     /// Appends that the execution has its slot, once. One that needs it no longer gives it back.
-    async fn announce(&self, job: &Job, trace: Option<TraceParent>) -> Result<(), StoreError> {
+    async fn announce(&self, placed: &Placed, trace: Option<TraceParent>) -> Result<(), StoreError> {
+        let Placed { job, runner } = placed;
         let accepted = |log: &Log<'_>| {
             log.accepted.is_none().then(|| ExecutionAccepted {
                 execution_id: job.execution_id.clone(),
                 queue_position: 0,
                 estimated_wait: None,
                 priority: job.priority as i32,
-                runner: String::new(),
+                runner: runner.clone(),
                 attempt: job.attempt,
             })
         };
-        if self.append_to_open(job, ordinal::ACCEPTED, trace, accepted).await? {
-            return Ok(());
+        match self.append_to_open(job, ordinal::ACCEPTED, trace, accepted).await? {
+            Told::Now => return Ok(()),
+            Told::Before(accepted) => {
+                // Another scheduler gave it, or this one, and did not hear that it had.
+                if let Some(other) = accepted.filter(|accepted| accepted.runner != *runner) {
+                    self.state().queue.move_to(&job.execution_id, &other.runner);
+                }
+                return Ok(());
+            }
+            Told::TooLate => {}
         }
         // Not by way of `release`, which gives out more slots: this one is given out by whoever called.
         self.forget(&job.execution_id, job.attempt).await?;
@@ -328,26 +359,26 @@ impl Inner {
         self.append_to_open(job, ordinal::QUEUED, Some(trace), queued).await.map(drop)
     }
 
-    /// Appends what `decide` makes of a log that still needs the slot of this attempt. Returns whether it does.
+    /// Appends what `decide` makes of a log that still needs the slot of this attempt.
     async fn append_to_open<P: Into<Payload>>(
         &self,
         job: &Job,
         ordinal: u32,
         trace: Option<TraceParent>,
         decide: impl Fn(&Log<'_>) -> Option<P>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Told, StoreError> {
         let aggregate = AggregateId::from(job.execution_id.as_str());
         loop {
             let (events, head) = read_log(self.store.as_ref(), &aggregate, &TYPES).await?;
             let log = Log::of(&job.execution_id, &events);
             let open = |_: &&Event| !log.over && log.job.attempt == job.attempt;
-            let Some(allocate) = log.allocate.filter(open) else { return Ok(false) };
-            let Some(payload) = decide(&log) else { return Ok(true) };
+            let Some(allocate) = log.allocate.filter(open) else { return Ok(Told::TooLate) };
+            let Some(payload) = decide(&log) else { return Ok(Told::Before(log.accepted)) };
             let cause = Cause::new(allocate, GROUP);
             let event = trace.map_or(cause, |trace| cause.traced(trace)).derive(ordinal, payload);
             match self.store.append(&aggregate, Expected::Sequence(head), vec![event]).await {
                 Err(StoreError::Conflict { .. }) => {}
-                other => return other.map(|_| true),
+                other => return other.map(|_| Told::Now),
             }
         }
     }

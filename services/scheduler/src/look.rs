@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use prost::Message as _;
-use runmesh_events::AggregateId;
+use runmesh_events::{AggregateId, Cause, lifecycle};
 use runmesh_proto::queue::Runner;
-use runmesh_store::{Member, PageQuery, StoreError, read_log};
+use runmesh_store::{Expected, Member, PageQuery, StoreError, read_log};
 use tokio::time::sleep;
 
 use crate::{
     claim::{BY_TIME, Switches},
-    handlers::{Inner, LOOK},
-    log::{Log, TYPES},
+    handlers::{GROUP, Inner, LOOK, ordinal},
+    log::{Accepted, Log, TYPES},
     queue::{Job, Offer, Size},
 };
 
@@ -33,7 +33,7 @@ impl Inner {
                             self.claims.delete(&id).await?;
                         }
                     }
-                    Some(at) => self.state().queue.restore_granted(job, at),
+                    Some(Accepted { at, runner }) => self.state().queue.restore_granted(job, &runner, at),
                     None => drop(self.state().queue.claim(job, SystemTime::now())),
                 }
             }
@@ -81,6 +81,37 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Gives up what runners had that are not alive any more and had not begun with it, so that it goes to others. What
+    /// was begun is seen to by its lease.
+    pub(crate) async fn give_up_stranded(&self) -> Result<(), StoreError> {
+        let stranded = self.state().queue.stranded();
+        for job in stranded {
+            self.give_up(&job).await?;
+        }
+        Ok(())
+    }
+
+    async fn give_up(&self, job: &Job) -> Result<(), StoreError> {
+        let aggregate = AggregateId::from(job.execution_id.as_str());
+        loop {
+            let (events, head) = read_log(self.store.as_ref(), &aggregate, &TYPES).await?;
+            let log = Log::of(&job.execution_id, &events);
+            let is_open = !log.over && !log.begun && !log.lost && log.job.attempt == job.attempt;
+            let (Some(allocate), Some(accepted)) = (log.allocate.filter(|_| is_open), log.accepted) else {
+                return Ok(());
+            };
+            let words = format!("the runner {} was gone before it began", accepted.runner);
+            tracing::warn!(execution_id = job.execution_id, runner = accepted.runner, "given to another runner");
+            let lost = lifecycle::attempt_lost(&job.execution_id, job.attempt, "runner lost", &words);
+            let event = Cause::new(allocate, GROUP).derive(ordinal::STRANDED, lost);
+            match self.store.append(&aggregate, Expected::Sequence(head), vec![event]).await {
+                // The runner may be there after all: if it has begun now, it goes on.
+                Err(StoreError::Conflict { .. }) => {}
+                other => return other.map(drop),
+            }
+        }
     }
 
     /// Takes back the slots of executions that are over by their logs. In ordinary operation there are none: the release is

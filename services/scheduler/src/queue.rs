@@ -7,7 +7,10 @@
 //! - **Fair shares.** Users whose first executions are equally urgent take turns such that the time for which their
 //!   executions have slots, divided by their weights, stays equal (start-time fair queueing: Goyal, Vin and Cheng, 1996,
 //!   with the time of a run as its length, guessed from the user's last runs and put right at its end).
-//! - **Cost.** To give out a slot takes a time that grows with the logarithm of the users alone.
+//! - **Placement.** A slot is one of a runner that is alive, takes executions, is large enough and has one free: of
+//!   these the one with the fewest slots in use.
+//! - **Cost.** To give out a slot takes a time that grows with the logarithm of the users, with the runners, and with the
+//!   sizes that a user asks for.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,14 +22,14 @@ use serde::{Deserialize, Serialize};
 
 mod explain;
 mod fair;
+mod place;
 
 pub use explain::{Constraint, Standing};
 use fair::{Key, User};
+pub use place::Placed;
 
 /// After so many releases users are forgotten that are away and owe nothing.
 const SWEEP: u32 = 1_024;
-/// How much of a user's queue is looked at for one that fits into what is free.
-const LOOKS: usize = 64;
 
 /// How slots are shared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,7 +54,7 @@ impl Default for Policy {
 }
 
 /// What one execution may use at most.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size {
     /// Thousandths of a processor core.
     pub cpu_millis: i64,
@@ -91,6 +94,8 @@ pub struct Job {
 #[derive(Debug, Clone)]
 struct Grant {
     job: Job,
+    /// The runner whose slot it is. Empty: of slots that were given before there were such names.
+    runner: String,
     at: SystemTime,
     /// What its user was charged for it.
     charged: Duration,
@@ -102,6 +107,8 @@ pub struct Queue {
     policy: Policy,
     runners: BTreeMap<String, Offer>,
     granted: HashMap<String, Grant>,
+    /// How many slots of each runner are in use.
+    in_use: HashMap<String, usize>,
     waiting: HashMap<String, Job>,
     users: HashMap<String, User>,
     /// The users that could be given a slot, in the order of their turns.
@@ -162,6 +169,7 @@ impl Queue {
             policy,
             runners: BTreeMap::new(),
             granted: HashMap::new(),
+            in_use: HashMap::new(),
             waiting: HashMap::new(),
             users: HashMap::new(),
             turns: BTreeSet::new(),
@@ -173,25 +181,14 @@ impl Queue {
         }
     }
 
-    /// The runners that are alive, by name, and what they offer. What those that are gone had keeps its slot until it is
-    /// released.
-    pub fn set_runners(&mut self, runners: BTreeMap<String, Offer>) {
-        self.runners = runners;
-    }
-
-    /// The runners that are alive.
-    pub fn runners(&self) -> &BTreeMap<String, Offer> {
-        &self.runners
-    }
-
     /// While it is paused no slot is given out.
     pub fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
     }
 
-    /// An execution that had a slot before a restart has it still.
-    pub fn restore_granted(&mut self, job: Job, at: SystemTime) {
-        self.grant(job, at);
+    /// An execution that had a slot before a restart has it still, at the same runner.
+    pub fn restore_granted(&mut self, job: Job, runner: &str, at: SystemTime) {
+        self.grant(job, runner, at);
     }
 
     /// Puts an execution in the queue: [`Queue::admit_next`] gives slots out. Asking again changes nothing.
@@ -216,7 +213,7 @@ impl Queue {
             // Who was away has saved nothing up.
             user.pass = user.pass.max(clock);
         }
-        user.waiting.insert(key);
+        user.add(key, job.size);
         let user_id = job.user_id.clone();
         self.waiting.insert(job.execution_id.clone(), job);
         self.place_user(&user_id, now);
@@ -226,7 +223,7 @@ impl Queue {
     pub fn set_priority(&mut self, execution_id: &str, priority: QueuePriority, now: SystemTime) -> bool {
         let Some(mut job) = self.waiting.remove(execution_id) else { return false };
         if let Some(user) = self.users.get_mut(&job.user_id) {
-            user.waiting.remove(&job.key(self.policy.ageing));
+            user.remove(&job.key(self.policy.ageing), job.size);
         }
         job.priority = priority;
         self.wait(job, now);
@@ -237,12 +234,12 @@ impl Queue {
     pub fn release(&mut self, execution_id: &str, now: SystemTime) -> bool {
         if let Some(job) = self.waiting.remove(execution_id) {
             if let Some(user) = self.users.get_mut(&job.user_id) {
-                user.waiting.remove(&job.key(self.policy.ageing));
+                user.remove(&job.key(self.policy.ageing), job.size);
             }
             self.place_user(&job.user_id, now);
             return true;
         }
-        let Some(grant) = self.granted.remove(execution_id) else { return false };
+        let Some(grant) = self.take_back(execution_id) else { return false };
         let took = now.duration_since(grant.at).unwrap_or_default();
         let weight = self.weight(&grant.job.user_id);
         if let Some(user) = self.users.get_mut(&grant.job.user_id) {
@@ -262,45 +259,43 @@ impl Queue {
     }
 
     /// Gives a free slot to the next in the queue. `None`: nobody that may have one waits, or no slot is free.
-    pub fn admit_next(&mut self, now: SystemTime) -> Option<Job> {
-        if self.paused || self.free_slots() == 0 {
+    pub fn admit_next(&mut self, now: SystemTime) -> Option<Placed> {
+        if self.paused || self.is_at_limit() {
             return None;
         }
         self.promote(now);
-        let key = self.turns.iter().find_map(|turn| self.first_that_fits(&turn.user_id))?;
+        let (key, runner) = {
+            let room = self.room();
+            let key = self.turns.iter().find_map(|turn| self.users.get(&turn.user_id)?.first_that_fits(&room))?;
+            let runner = place::choose(&room, self.waiting.get(&key.1)?.size)?.to_owned();
+            (key, runner)
+        };
         let job = self.waiting.remove(&key.1)?;
         if let Some(user) = self.users.get_mut(&job.user_id) {
-            user.waiting.remove(&key);
+            user.remove(&key, job.size);
             self.clock = self.clock.max(user.pass);
         }
-        self.grant(job.clone(), now);
-        Some(job)
+        self.grant(job.clone(), &runner, now);
+        Some(Placed { job, runner })
     }
 
-    fn first_that_fits(&self, user_id: &str) -> Option<Key> {
-        let fits = |key: &&Key| self.waiting.get(&key.1).is_some_and(|job| self.has_room_for(job.size));
-        self.users.get(user_id)?.waiting.iter().take(LOOKS).find(fits).cloned()
-    }
-
-    fn has_room_for(&self, size: Size) -> bool {
-        self.runners.values().any(|offer| !offer.draining && offer.fits(size))
-    }
-
-    fn grant(&mut self, job: Job, at: SystemTime) {
+    fn grant(&mut self, job: Job, runner: &str, at: SystemTime) {
         let weight = self.weight(&job.user_id);
         let user = self.users.entry(job.user_id.clone()).or_default();
         let charged = user.charge(self.mean, weight);
         user.running += 1;
         user.served = Some(at);
         let user_id = job.user_id.clone();
-        self.granted.insert(job.execution_id.clone(), Grant { job, at, charged });
+        *self.in_use.entry(runner.to_owned()).or_default() += 1;
+        let runner = runner.to_owned();
+        self.granted.insert(job.execution_id.clone(), Grant { job, runner, at, charged });
         self.place_user(&user_id, at);
     }
 
     /// Takes back what [`Queue::admit_next`] gave: it could not be announced. It waits again, at its place.
     pub fn put_back(&mut self, job: &Job, now: SystemTime) {
         // Unless it was released in the meantime.
-        let Some(grant) = self.granted.remove(&job.execution_id) else { return };
+        let Some(grant) = self.take_back(&job.execution_id) else { return };
         let weight = self.weight(&job.user_id);
         if let Some(user) = self.users.get_mut(&job.user_id) {
             user.running = user.running.saturating_sub(1);
@@ -321,19 +316,6 @@ impl Queue {
     /// Whether an execution has a slot.
     pub fn has_slot(&self, execution_id: &str) -> bool {
         self.granted.contains_key(execution_id)
-    }
-
-    /// The number of slots on runners that take executions, or the limit over all of them.
-    pub fn slots(&self) -> usize {
-        let offered = self.runners.values().filter(|offer| !offer.draining).map(|offer| offer.slots).sum();
-        match self.policy.global_limit {
-            0 => offered,
-            limit => limit.min(offered),
-        }
-    }
-
-    fn free_slots(&self) -> usize {
-        self.slots().saturating_sub(self.granted.len())
     }
 
     /// The number of slots that are given.

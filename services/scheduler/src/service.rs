@@ -219,6 +219,7 @@ fn stats(state: &State) -> QueueStats {
                 runner: member.name.clone(),
                 draining: member.draining,
                 alive_until: Some(to_timestamp(member.until)),
+                slots_in_use: i32::try_from(queue.in_use_on(&member.name)).unwrap_or(i32::MAX),
                 ..runner.clone()
             })
             .collect(),

@@ -94,6 +94,10 @@ pub(crate) async fn plan(inner: &Inner, request: PlanRedriveRequest) -> Result<R
         *topics.entry(target.topic.clone()).or_default() += view::number(target.count);
         *groups.entry(target.group.clone()).or_default() += view::number(target.count);
     }
+    let known = inner.groups.groups().await?;
+    // One that is not known may do anything.
+    let outside_effects =
+        |group: &str| known.iter().find(|known| known.name.as_str() == group).is_none_or(|known| known.outside_effects);
     let duration = (request.rate > 0.0).then(|| Duration::try_from_secs_f64(count as f64 / request.rate).ok());
     Ok(RedrivePlan {
         plan_token: id,
@@ -101,7 +105,7 @@ pub(crate) async fn plan(inner: &Inner, request: PlanRedriveRequest) -> Result<R
         topics,
         targets: groups
             .into_iter()
-            .map(|(group, count)| RedriveTarget { outside_effects: inner.has_outside_effects(&group), group, count })
+            .map(|(group, count)| RedriveTarget { outside_effects: outside_effects(&group), group, count })
             .collect(),
         affected_aggregates: i64::try_from(aggregates.len()).unwrap_or(i64::MAX),
         aggregate_samples: aggregates.into_iter().take(SAMPLES.0).collect(),

@@ -248,7 +248,7 @@ impl Carried<'_> {
 
     async fn ask_for_lag(&mut self, outcomes: &Outcomes) -> Result<(), StoreError> {
         let mut behind = 0;
-        for group in &self.inner.groups {
+        for group in self.inner.groups.groups().await? {
             let topics: Vec<_> = group
                 .topics
                 .iter()

@@ -8,18 +8,29 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use async_trait::async_trait;
 use runmesh_bus::{
     Bus, Consumer, ConsumerGroup, DeadLetter, EmbeddedBus, HandlerError, InPlaceRetry, Record,
     conformance::{Probe, Running, TOPIC, TOPIC_2, start, until},
 };
-use runmesh_dlq::{DeadLetterService, Dependencies, KnownGroup};
+use runmesh_dlq::{DeadLetterService, Dependencies, KnownGroup, KnownGroups};
 use runmesh_events::{Event, EventType, GroupName};
-use runmesh_store::{Documents, EventStore, Filter, Position, SqliteStore, sqlite::SqliteConfig};
+use runmesh_store::{Documents, EventStore, Filter, Position, SqliteStore, StoreError, sqlite::SqliteConfig};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const GROUP: GroupName = GroupName::new("shop");
+
+/// The mesh has one group.
+struct One;
+
+#[async_trait]
+impl KnownGroups for One {
+    async fn groups(&self) -> Result<Vec<KnownGroup>, StoreError> {
+        Ok(vec![KnownGroup { name: GROUP, topics: vec![TOPIC, TOPIC_2], outside_effects: true }])
+    }
+}
 
 /// How the group fails.
 #[derive(Clone, Default)]
@@ -56,14 +67,13 @@ impl Mesh {
         let bus: Arc<dyn Bus> = Arc::new(EmbeddedBus::new(store.clone()));
         let consumer = Consumer::new(Arc::clone(&bus), Arc::new(store.clone())).await.unwrap();
         let stop = CancellationToken::new();
-        let groups = vec![KnownGroup { name: GROUP, topics: vec![TOPIC, TOPIC_2], outside_effects: true }];
         let service = DeadLetterService::build(Dependencies {
             events: Arc::new(store.clone()),
             documents: Arc::new(store.clone()),
             bus: Arc::clone(&bus),
             letters: consumer.dead_letters().clone(),
             paused: consumer.paused_groups().clone(),
-            groups,
+            groups: Arc::new(One),
             shutdown: stop.clone(),
         })
         .await

@@ -86,7 +86,7 @@ async fn a_group_is_not_ahead_because_the_newest_events_were_deleted() {
         store: store.clone(),
         documents: store.clone(),
         bus: bus.clone(),
-        groups: crate::mesh::table(),
+        groups: Arc::new(crate::mesh::table()),
     };
     let verifier = runmesh_event_log::Verifier::build(dependencies).await.unwrap();
     let handle = async |group| {

@@ -198,7 +198,7 @@ impl Mesh {
             store: self.store.clone(),
             documents: self.documents.clone(),
             bus: Arc::clone(&self.bus),
-            groups: table(),
+            groups: Arc::new(table()),
         };
         Verifier::build(dependencies).await.unwrap()
     }

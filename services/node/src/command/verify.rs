@@ -22,7 +22,7 @@ use tokio::time::sleep;
 use tonic::service::interceptor::InterceptedService;
 
 use super::{connect, print, serve::settings};
-use crate::{Environment, bus, cli::VerifyArgs, groups, store};
+use crate::{Environment, bus, cli::VerifyArgs, groups::Groups, store};
 
 /// The exit codes beside 0: nothing is lost and every invariant holds.
 mod exit {
@@ -111,7 +111,7 @@ impl Source {
             store: Arc::clone(&store.events),
             documents: Arc::clone(&store.documents),
             bus,
-            groups: groups::all(),
+            groups: Arc::new(Groups::open(Arc::clone(&store.documents)).await?),
         };
         Ok(Self::Own(Box::new(Verifier::build(dependencies).await?)))
     }

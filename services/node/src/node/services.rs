@@ -16,7 +16,7 @@ use runmesh_store::{DocumentStore, EventStore, Members, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
-use crate::{Config, Environment, Role, Roles, groups, runtimes::LocalRuntimes, sandbox, store::Store};
+use crate::{Config, Environment, Role, Roles, groups::Groups, runtimes::LocalRuntimes, sandbox, store::Store};
 
 /// What services are put together from.
 pub(super) struct Parts<'a> {
@@ -136,7 +136,7 @@ impl Parts<'_> {
             bus: Arc::clone(self.bus),
             letters: self.consumer.dead_letters().clone(),
             paused: self.consumer.paused_groups().clone(),
-            groups: groups::known(),
+            groups: Arc::new(Groups::open(self.documents()).await?),
             shutdown: self.intake.clone(),
         })
         .await
@@ -147,7 +147,7 @@ impl Parts<'_> {
             store: self.events(),
             documents: self.documents(),
             bus: Arc::clone(self.bus),
-            groups: groups::all(),
+            groups: Arc::new(Groups::open(self.documents()).await?),
         })
         .await
     }

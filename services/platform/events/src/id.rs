@@ -1,6 +1,11 @@
 //! Identifiers.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use uuid::Uuid;
 
@@ -111,7 +116,11 @@ impl fmt::Display for AggregateId {
     }
 }
 
-/// The name of a consumer group. Each is a constant of the crate whose handlers it runs.
+/// The names of groups that are known only at run time. Each is kept as long as the process, once.
+static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// The name of a consumer group. Each is a constant of the crate whose handlers it runs, or made of one and the name of a
+/// process that has a group of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupName(&'static str);
 
@@ -119,6 +128,18 @@ impl GroupName {
     /// A group of this name.
     pub const fn new(name: &'static str) -> Self {
         Self(name)
+    }
+
+    /// The group that this member has for itself: it sees all there is, whatever the others do.
+    pub fn of_member(self, member: &str) -> Self {
+        let name = format!("{}.{member}", self.0);
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name.as_str()) {
+            return Self(known);
+        }
+        let kept: &'static str = Box::leak(name.into_boxed_str());
+        names.insert(kept);
+        Self(kept)
     }
 
     /// The name as text.
@@ -136,6 +157,13 @@ impl fmt::Display for GroupName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_members_own_group_is_kept_once() {
+        let group = GroupName::new("runner");
+        assert_eq!(group.of_member("a").as_str(), "runner.a");
+        assert!(std::ptr::eq(group.of_member("b").as_str(), group.of_member("b").as_str()));
+    }
 
     #[test]
     fn derived_ids_depend_on_each_part_and_on_nothing_else() {

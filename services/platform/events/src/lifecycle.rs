@@ -68,9 +68,10 @@ pub fn attempt(number: i32) -> i32 {
     number.max(1)
 }
 
-/// Whether an execution is run again after this attempt was lost with its runner.
-pub fn may_retry(request: &ExecutionRequested, attempt: i32) -> bool {
-    request.on_runner_loss() == RunnerLoss::Retry && attempt <= request.maximum_retries
+/// Whether an execution is run again after an attempt was lost with its runner, `begun` being how many have begun so far.
+/// An attempt that had not begun is always made again, since nothing of the script has run: it is not counted.
+pub fn may_retry(request: &ExecutionRequested, begun: i32) -> bool {
+    request.on_runner_loss() == RunnerLoss::Retry && begun <= request.maximum_retries
 }
 
 /// The name of an attempt's sandbox in events.

@@ -77,11 +77,11 @@ impl Members {
         Ok(Self { documents: Documents::open(store).await?, kind })
     }
 
-    /// Gives a sign of life, which is believed for so long. Returns whether it was asked to take no more work.
+    /// Gives a sign of life, which is believed for so long.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn announce(&self, name: &str, words: &[u8], length: Duration) -> Result<bool, StoreError> {
+    pub async fn announce(&self, name: &str, words: &[u8], length: Duration) -> Result<(), StoreError> {
         let until = SystemTime::now() + length;
         let id = id(self.kind, name);
         let written = self.documents.change(&id, |member| {
@@ -89,7 +89,7 @@ impl Members {
             let (kind, name, words) = (self.kind.to_owned(), name.to_owned(), words.to_owned());
             Some(MemberDocument { kind, name, until, draining, words })
         });
-        Ok(written.await?.is_some_and(|member| member.draining))
+        written.await.map(drop)
     }
 
     /// Asks one to take no more work, or to take work again. `false`: it is not there.

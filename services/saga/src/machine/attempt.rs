@@ -22,6 +22,8 @@ pub(super) struct Request {
 pub(super) struct Attempt {
     /// From 1.
     pub(super) number: i32,
+    /// How many of those before it had begun.
+    pub(super) begun_before: i32,
     pub(super) allocate_asked: bool,
     /// The runner that its slot is at, once it has one.
     pub(super) runner: Option<String>,
@@ -36,9 +38,10 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(number: i32) -> Self {
+    pub(super) fn new(number: i32, begun_before: i32) -> Self {
         Self {
             number,
+            begun_before,
             allocate_asked: false,
             runner: None,
             run_asked_at: None,
@@ -49,6 +52,11 @@ impl Attempt {
             compensating: false,
             compensated: false,
         }
+    }
+
+    /// How many attempts have begun, with this one.
+    pub(super) fn begun_so_far(&self) -> i32 {
+        self.begun_before + i32::from(self.begun)
     }
 
     /// The steps that were taken and can be undone, in the order in which they were taken.
@@ -84,8 +92,8 @@ impl Request {
         Self { fields, event_id: event_id.to_owned(), cases: request.cases.len() }
     }
 
-    /// Whether another attempt may follow this one if its runner is lost.
-    pub(super) fn may_retry(&self, attempt: i32) -> bool {
-        lifecycle::may_retry(&self.fields, attempt)
+    /// Whether another attempt may follow when the runner of one is lost and so many have begun.
+    pub(super) fn may_retry(&self, begun: i32) -> bool {
+        lifecycle::may_retry(&self.fields, begun)
     }
 }

@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*};
 use runmesh_events::{Event, EventType, GroupName, Payload};
 use runmesh_proto::event::{
     CreatePodCommand, DeletePodCommand, ExecutionAccepted, ExecutionCancelled, ExecutionCompleted, ExecutionFailed,
-    ExecutionRequested, ExecutionStarted, ExecutionTimeout, PodTerminated, ResultStored, RunnerLoss,
+    ExecutionRequested, ExecutionStarted, ExecutionTimeout, PodCreated, PodTerminated, ResultStored, RunnerLoss,
 };
 
 use super::*;
@@ -151,10 +151,38 @@ fn a_lost_attempt_is_undone_in_reverse_and_made_again_at_another_runner() {
 }
 
 #[test]
+fn an_attempt_that_was_lost_before_it_began_is_made_again_and_counts_as_none() {
+    for (request, retries) in [(requested(), 0), (with_retries(1), 1)] {
+        let mut story = Story::default();
+        story.add(request);
+        for attempt in 1..=3 {
+            story.add(accepted(attempt)).add(lost(attempt));
+        }
+        for attempt in 4..=4 + retries {
+            assert_eq!(story.count(EventType::ExecutionFailed), 0, "{:?}", story.types());
+            story.add(accepted(attempt)).add(PodCreated::default()).add(lost(attempt));
+        }
+        assert_eq!(story.count(EventType::ExecutionFailed), 1, "{:?}", story.types());
+        story.add(ResultStored::default());
+        let of = |event_type| i32::try_from(story.count(event_type)).unwrap();
+        assert_eq!(of(EventType::AllocateResourcesCommand), 4 + retries);
+        assert_eq!(of(EventType::ReleaseResourcesCommand), 4 + retries);
+    }
+}
+
+#[test]
+fn a_cancel_of_an_attempt_that_was_lost_before_it_began_ends_it() {
+    let mut story = Story::default();
+    story.add(requested()).add(accepted(1)).add(DeletePodCommand::default()).add(lost(1)).add(ResultStored::default());
+    assert_eq!((story.count(EventType::ExecutionCancelled), story.count(EventType::CreatePodCommand)), (1, 1));
+    assert_eq!(story.types().last(), Some(&EventType::SagaCancelled));
+}
+
+#[test]
 fn a_loss_without_a_retry_left_is_a_failure() {
     for request in [requested(), with_retries(0)] {
         let mut story = Story::default();
-        story.add(request).add(accepted(1)).add(lost(1)).add(ResultStored::default());
+        story.add(request).add(accepted(1)).add(ExecutionStarted::default()).add(lost(1)).add(ResultStored::default());
         assert_eq!(story.count(EventType::ExecutionFailed), 1, "{:?}", story.types());
         assert_eq!(story.count(EventType::AllocateResourcesCommand), 1);
         assert_eq!(story.types().last(), Some(&EventType::SagaFailed));
@@ -268,6 +296,20 @@ fn others() -> impl Strategy<Value = Vec<Other>> {
     vec(one, 0..40)
 }
 
+/// How many attempts have begun.
+fn begun(events: &[Event]) -> i32 {
+    let (mut asked, mut begun) = (false, 0);
+    for payload in events.iter().filter_map(|event| event.payload.as_ref()) {
+        match payload {
+            Payload::CreatePodCommand(_) => asked = true,
+            Payload::ExecutionStarted(_) => begun += i32::from(std::mem::take(&mut asked)),
+            Payload::AllocateResourcesCommand(_) => asked = false,
+            _ => {}
+        }
+    }
+    begun
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4_096, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -302,7 +344,7 @@ proptest! {
         let allocated = of(EventType::AllocateResourcesCommand);
         prop_assert_eq!(&allocated, &of(EventType::ReleaseResourcesCommand));
         prop_assert_eq!(&allocated, &(1..).take(allocated.len()).collect::<Vec<i32>>());
-        prop_assert!(allocated.len() <= usize::try_from(retries).unwrap() + 1, "{:?}", allocated);
+        prop_assert!(begun(&story.events) <= retries + 1, "{:?}", types);
         prop_assert_eq!(of(EventType::SagaCompensating), of(EventType::SagaCompensated));
 
         // No run is asked for after the end, and of one attempt at a time.

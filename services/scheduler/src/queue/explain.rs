@@ -72,10 +72,11 @@ impl Queue {
             (Constraint::Draining, "the runners that could run it take no more executions".to_owned())
         } else if limit > 0 && running >= limit {
             (Constraint::UserLimit, format!("{running} executions of the same user run, which is the limit for a user"))
-        } else if self.free_slots() == 0 {
-            let (slots, ahead) = (self.slots(), place.map(|place| place - 1));
+        } else if !self.has_room_for(job.size) {
+            let (slots, ahead) = (self.slots_for(job.size), place.map(|place| place - 1));
             let ahead = ahead.map_or_else(|| format!("more than {FAR}"), |ahead| ahead.to_string());
-            (Constraint::Slots, format!("all {slots} slots are in use, and {ahead} executions come before it"))
+            let of = if slots == self.slots() { "" } else { " of runners that are large enough" };
+            (Constraint::Slots, format!("all {slots} slots{of} are in use, and {ahead} executions come before it"))
         } else {
             (Constraint::None, "it is about to get a slot".to_owned())
         }

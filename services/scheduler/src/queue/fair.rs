@@ -1,11 +1,15 @@
 //! Whose turn it is.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
-use super::{Queue, steps};
+use super::{
+    Queue, Size,
+    place::{Room, choose},
+    steps,
+};
 use runmesh_proto::event::QueuePriority;
 
 /// The place of an execution among those of its user.
@@ -22,6 +26,8 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(super) struct User {
     pub(super) waiting: BTreeSet<Key>,
+    /// The same by what they may use, so that one that fits into what is free is found among any number that do not.
+    by_size: BTreeMap<Size, BTreeSet<Key>>,
     pub(super) running: usize,
     /// The slot time that it has had so far, in nanoseconds divided by its weight.
     pub(super) pass: u64,
@@ -44,6 +50,29 @@ pub(super) struct Turn {
 }
 
 impl User {
+    /// One more waits.
+    pub(super) fn add(&mut self, key: Key, size: Size) {
+        self.by_size.entry(size).or_default().insert(key.clone());
+        self.waiting.insert(key);
+    }
+
+    /// One waits no more.
+    pub(super) fn remove(&mut self, key: &Key, size: Size) {
+        self.waiting.remove(key);
+        if let Some(keys) = self.by_size.get_mut(&size) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_size.remove(&size);
+            }
+        }
+    }
+
+    /// The first of those that fit into what is free.
+    pub(super) fn first_that_fits(&self, room: &[Room<'_>]) -> Option<Key> {
+        let fitting = self.by_size.iter().filter(|(size, _)| choose(room, **size).is_some());
+        fitting.filter_map(|(_, keys)| keys.first()).min().cloned()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running == 0
     }

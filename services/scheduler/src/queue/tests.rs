@@ -26,7 +26,7 @@ fn queue(slots: usize, policy: Policy) -> Queue {
 }
 
 fn next(queue: &mut Queue, now: u64) -> Option<String> {
-    queue.admit_next(at(now)).map(|job| job.execution_id)
+    queue.admit_next(at(now)).map(|placed| placed.job.execution_id)
 }
 
 /// Gives the only slot to one after the other, each for a second.
@@ -84,12 +84,12 @@ fn nothing_waits_for_ever() {
 fn one_that_is_released_while_it_is_being_granted_is_not_put_back() {
     let mut queue = queue(1, Policy::default());
     queue.claim(normal("a", "u", 1), at(1));
-    let granted = queue.admit_next(at(1)).unwrap();
+    let granted = queue.admit_next(at(1)).unwrap().job;
     queue.release("a", at(2));
     queue.put_back(&granted, at(2));
     assert_eq!((queue.in_use(), queue.depth()), (0, 0));
     queue.claim(normal("b", "u", 3), at(3));
-    let granted = queue.admit_next(at(3)).unwrap();
+    let granted = queue.admit_next(at(3)).unwrap().job;
     queue.put_back(&granted, at(3));
     assert_eq!((queue.in_use(), queue.depth()), (0, 1));
     assert_eq!(order(&mut queue, 3), ["b"]);
@@ -126,7 +126,7 @@ fn users_share_by_weight_whatever_they_ask_for() {
             }
             !ends
         });
-        while let Some(job) = queue.admit_next(at(now)) {
+        while let Some(Placed { job, .. }) = queue.admit_next(at(now)) {
             let (_, takes, _) = users.iter().find(|(user, ..)| *user == job.user_id).unwrap();
             *had.entry(job.user_id).or_default() += takes;
             running.push((now + takes, job.execution_id));
@@ -237,4 +237,106 @@ fn users_that_come_once_are_forgotten() {
         queue.release(&id, at(number + 1));
     }
     assert!(queue.users.len() < 2_000, "{}", queue.users.len());
+}
+
+fn runners(offers: &[(&str, Offer)]) -> BTreeMap<String, Offer> {
+    offers.iter().map(|(name, offer)| ((*name).to_owned(), offer.clone())).collect()
+}
+
+fn placed(queue: &mut Queue, now: u64) -> Option<(String, String)> {
+    queue.admit_next(at(now)).map(|placed| (placed.job.execution_id, placed.runner))
+}
+
+#[test]
+fn slots_are_of_the_runner_with_the_fewest_in_use() {
+    let mut queue = Queue::new(Policy::default());
+    queue.set_runners(runners(&[("a", offer(1)), ("b", offer(3)), ("c", offer(2))]));
+    for number in 1..=7 {
+        queue.claim(normal(&number.to_string(), "u", number), at(number));
+    }
+    let chosen: Vec<String> = std::iter::from_fn(|| placed(&mut queue, 9)).map(|(_, runner)| runner).collect();
+    assert_eq!(chosen, ["a", "b", "c", "b", "c", "b"]);
+    assert_eq!(queue.standing("7", at(9)).unwrap().constraint, Constraint::Slots);
+    queue.release("3", at(10));
+    assert_eq!(placed(&mut queue, 10), Some(("7".to_owned(), "c".to_owned())));
+}
+
+#[test]
+fn a_runner_that_drains_or_is_gone_keeps_what_it_has_and_does_not_count_for_the_others() {
+    let mut queue = Queue::new(Policy::default());
+    queue.set_runners(runners(&[("a", offer(1)), ("b", offer(1))]));
+    for id in ["1", "2", "3", "4"] {
+        queue.claim(normal(id, "u", 0), at(0));
+    }
+    assert_eq!(placed(&mut queue, 1), Some(("1".to_owned(), "a".to_owned())));
+    queue.set_runners(runners(&[("a", Offer { draining: true, ..offer(1) }), ("b", offer(1))]));
+    assert_eq!(placed(&mut queue, 1), Some(("2".to_owned(), "b".to_owned())), "an idle runner beside a full one");
+    assert!(queue.stranded().is_empty());
+    queue.set_runners(runners(&[("b", offer(2))]));
+    let stranded: Vec<String> = queue.stranded().into_iter().map(|job| job.execution_id).collect();
+    assert_eq!((stranded, queue.in_use_on("a")), (vec!["1".to_owned()], 1));
+    assert_eq!(placed(&mut queue, 1), Some(("3".to_owned(), "b".to_owned())));
+    assert_eq!(placed(&mut queue, 1), None);
+}
+
+#[test]
+fn slots_of_which_the_runner_is_not_known_may_be_on_any() {
+    let mut queue = Queue::new(Policy::default());
+    queue.restore_granted(normal("old", "u", 0), "", at(0));
+    queue.restore_granted(normal("kept", "u", 0), "b", at(0));
+    queue.set_runners(runners(&[("a", offer(1)), ("b", offer(1))]));
+    queue.claim(normal("new", "u", 1), at(1));
+    assert_eq!(placed(&mut queue, 1), None);
+    queue.move_to("old", "b");
+    assert_eq!(placed(&mut queue, 1), Some(("new".to_owned(), "a".to_owned())));
+}
+
+#[test]
+fn whatever_happens_no_slot_is_idle_that_one_waits_for_and_no_runner_has_more_than_it_offers() {
+    // Small ones fit anywhere, large ones into one of the runners.
+    let (small, large) = (Size { cpu_millis: 100, memory_bytes: 1 }, Size { cpu_millis: 3_000, memory_bytes: 1 });
+    let of = |slots, largest| Offer { slots, largest, draining: false };
+    let mut random = 7_u64;
+    let mut below = |bound: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % bound
+    };
+    let mut queue = Queue::new(Policy::default());
+    let mut offers = runners(&[("a", of(2, small)), ("b", of(3, large)), ("c", of(1, small))]);
+    queue.set_runners(offers.clone());
+    let (mut made, mut running) = (0, Vec::<(String, String)>::new());
+    for now in 0..20_000 {
+        match below(8) {
+            // More and more wait, large ones above all.
+            0..=3 => {
+                made += 1;
+                let size = if below(3) == 0 { small } else { large };
+                let user = format!("u{}", below(3));
+                queue.claim(Job { size, ..normal(&format!("{made:06}"), &user, now) }, at(now));
+            }
+            4..=6 if !running.is_empty() => {
+                let (id, _) = running.swap_remove(usize::try_from(below(running.len() as u64)).unwrap());
+                assert!(queue.release(&id, at(now)));
+            }
+            _ => {
+                let name = ["a", "b", "c"][usize::try_from(below(3)).unwrap()];
+                let offer = offers.get_mut(name).unwrap();
+                offer.draining = !offer.draining;
+                queue.set_runners(offers.clone());
+            }
+        }
+        while let Some(Placed { job, runner }) = queue.admit_next(at(now)) {
+            let offer = &offers[&runner];
+            assert!(!offer.draining && offer.fits(job.size), "{runner} was given {job:?}");
+            running.push((job.execution_id, runner));
+        }
+        for (name, offer) in &offers {
+            let in_use = running.iter().filter(|(_, runner)| runner == name).count();
+            assert_eq!(queue.in_use_on(name), in_use);
+            assert!(in_use <= offer.slots, "{in_use} of {} slots of {name}", offer.slots);
+            let waits = queue.waiting().find(|job| offer.fits(job.size));
+            let idle = !offer.draining && in_use < offer.slots;
+            assert!(!(idle && waits.is_some()), "{name} has a slot free, and {waits:?} waits");
+        }
+    }
 }

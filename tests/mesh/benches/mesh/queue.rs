@@ -39,7 +39,7 @@ pub(crate) fn dispatch() -> anyhow::Result<()> {
         let since = Instant::now();
         for round in 0..ROUNDS {
             let now = began + Duration::from_millis(round as u64);
-            let job = queue.admit_next(now).context("nobody waits")?;
+            let job = queue.admit_next(now).context("nobody waits")?.job;
             queue.release(&job.execution_id, now + Duration::from_millis(1));
             claim(&mut queue, now);
         }

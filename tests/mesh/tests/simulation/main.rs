@@ -1,7 +1,8 @@
 //! Saga and scheduler under random schedules: the real handlers over a real store; the bus, the runners and the results
 //! are played by the test, from a seed. Deliveries come late, twice and out of order between topics; the scheduler is
-//! killed and built again; runners are lost; clients cancel. Whatever happens, each execution ends once, its saga ends
-//! once, and every slot comes back.
+//! killed and built again; runners are lost, stand still, and seem to be gone; clients cancel. Whatever happens, each
+//! execution ends once, its saga ends once, every attempt begins once at most and at the runner that was chosen for it,
+//! no runner has more than it offers, none idles while something waits, and every slot comes back.
 //!
 //! `MESH_TEST_SEEDS=FIRST..LAST` runs other seeds than the usual ones; a seed that fails is printed and fails again.
 

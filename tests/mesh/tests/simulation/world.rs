@@ -1,10 +1,12 @@
 //! One schedule.
 
+mod runners;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, ensure};
@@ -12,11 +14,8 @@ use bytes::Bytes;
 use runmesh_bus::{ConsumerGroup, Delivery, Incoming, Lane};
 use runmesh_events::{AggregateId, Event, EventType, NewEvent, Payload, TraceParent, lifecycle};
 use runmesh_proto::{
-    event::{
-        DeletePodCommand, ExecutionCancelled, ExecutionCompleted, ExecutionErrorType, ExecutionFailed,
-        ExecutionRequested, ExecutionStarted, ExecutionTimeout, PodTerminated, ResultStored, RunnerLoss,
-    },
-    queue::{GetQueueStatsRequest, QueueStats, Runner, queue_service_server::QueueService as _},
+    event::{DeletePodCommand, ExecutionCancelled, ExecutionRequested, ResultStored, RunnerLoss},
+    queue::{GetQueueStatsRequest, QueueStats, queue_service_server::QueueService as _},
 };
 use runmesh_scheduler::{QueueService, RUNNERS, Scheduler, SchedulerConfig};
 use runmesh_store::{
@@ -25,8 +24,9 @@ use runmesh_store::{
 };
 use tokio_util::sync::CancellationToken;
 
-const SLOTS: i32 = 2;
-const EXECUTIONS: usize = 6;
+use self::runners::{NODES, Taken, announce, at_the_named_runner_once};
+
+const EXECUTIONS: usize = 8;
 const RETRIES: i32 = 2;
 /// More steps than any schedule takes.
 const STEPS: usize = 4_000;
@@ -38,6 +38,9 @@ pub(crate) struct Totals {
     duplicates: usize,
     crashes: usize,
     losses: usize,
+    absences: usize,
+    stalls: usize,
+    stranded: usize,
     cancels: usize,
     completed: usize,
     failed: usize,
@@ -46,12 +49,15 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    fn counts(&mut self) -> [&mut usize; 9] {
+    fn counts(&mut self) -> [&mut usize; 12] {
         [
             &mut self.deliveries,
             &mut self.duplicates,
             &mut self.crashes,
             &mut self.losses,
+            &mut self.absences,
+            &mut self.stalls,
+            &mut self.stranded,
             &mut self.cancels,
             &mut self.completed,
             &mut self.failed,
@@ -110,8 +116,12 @@ pub(crate) struct World {
     letters: Vec<Letter>,
     /// What was handled last: its offsets are not committed yet.
     uncommitted: Vec<Letter>,
-    /// The runs in hand, with the attempt.
-    runs: BTreeMap<String, i32>,
+    /// The runs in hand.
+    runs: BTreeMap<String, Taken>,
+    /// What runners have taken on, and have not begun with yet.
+    stalled: Vec<Taken>,
+    /// The runners that are not believed to be alive. They may be, and go on with what they have.
+    absent: BTreeSet<&'static str>,
     totals: Totals,
 }
 
@@ -120,7 +130,10 @@ impl World {
         let path = folder.join("store.db");
         let store = SqliteStore::open(&SqliteConfig { path, durability: Durability::Process, relayed: false })?;
         let members = Members::open(Arc::new(store.clone()), RUNNERS).await?;
-        let scheduler = Self::scheduler(&store, &members).await?;
+        for (name, ..) in NODES {
+            announce(&members, name).await?;
+        }
+        let scheduler = Self::scheduler(&store).await?;
         let dependencies = runmesh_saga::Dependencies {
             store: Arc::new(store.clone()),
             documents: Arc::new(store.clone()),
@@ -139,13 +152,13 @@ impl World {
             letters: Vec::new(),
             uncommitted: Vec::new(),
             runs: BTreeMap::new(),
+            stalled: Vec::new(),
+            absent: BTreeSet::new(),
             totals: Totals::default(),
         })
     }
 
-    async fn scheduler(store: &SqliteStore, members: &Members) -> anyhow::Result<Scheduler> {
-        let words = prost::Message::encode_to_vec(&Runner { slots: SLOTS, ..Runner::default() });
-        members.announce("node", &words, Duration::from_secs(600)).await?;
+    async fn scheduler(store: &SqliteStore) -> anyhow::Result<Scheduler> {
         let config = SchedulerConfig::default();
         let scheduler = Scheduler::build(&config, Arc::new(store.clone()), Arc::new(store.clone())).await?;
         scheduler.recover().await?;
@@ -157,8 +170,16 @@ impl World {
         for _ in 0..STEPS {
             self.send_what_is_new().await?;
             self.never_more_than_there_are().await?;
-            let (letters, runs) = (self.letters.len(), self.runs.len());
+            let (letters, runs) = (self.letters.len(), self.runs.len() + self.stalled.len());
             let rest = EXECUTIONS - self.executions.len();
+            if letters + runs + rest == 0 && !self.absent.is_empty() {
+                // What waits for them goes on.
+                for name in std::mem::take(&mut self.absent) {
+                    announce(&self.members, name).await?;
+                }
+                self.scheduler.look_around().await?;
+                continue;
+            }
             if letters + runs + rest == 0 {
                 self.nothing_waits_while_a_slot_is_free().await?;
                 return self.end().await;
@@ -166,11 +187,14 @@ impl World {
             match self.random.below(40) {
                 0 => self.crash().await?,
                 1 => self.cancel().await?,
-                2 if runs > 0 => self.lose_a_runner().await?,
+                2 if !self.runs.is_empty() => self.lose_a_runner().await?,
+                11 => self.come_or_go().await?,
+                12..=14 if !self.stalled.is_empty() => self.go_on().await?,
                 3..=6 if rest > 0 => self.create().await?,
-                7..=10 if runs > 0 => self.end_a_run().await?,
+                7..=10 if !self.runs.is_empty() => self.end_a_run().await?,
                 _ if letters > 0 => self.deliver().await?,
-                _ if runs > 0 => self.end_a_run().await?,
+                _ if !self.runs.is_empty() => self.end_a_run().await?,
+                _ if runs > 0 => self.go_on().await?,
                 _ => self.create().await?,
             }
         }
@@ -227,10 +251,11 @@ impl World {
                 let groups = [
                     ("saga", self.saga.topics.contains(&event_type)),
                     ("scheduler", runmesh_scheduler::TOPICS.contains(&event_type)),
-                    ("runner", [EventType::CreatePodCommand, EventType::DeletePodCommand].contains(&event_type)),
                     ("results", lifecycle::TERMINAL.contains(&event_type)),
                 ];
-                let letters = groups.into_iter().filter(|(_, reads)| *reads);
+                let is_for_runners = [EventType::CreatePodCommand, EventType::DeletePodCommand].contains(&event_type);
+                let groups = groups.into_iter().chain(NODES.map(|(.., group)| (group, is_for_runners)));
+                let letters = groups.filter(|(_, reads)| *reads);
                 self.letters.extend(letters.map(|(group, _)| Letter { group, event: Arc::clone(&event) }));
             }
         }
@@ -279,74 +304,17 @@ impl World {
                 }
                 anyhow::bail!("the scheduler does not handle {:?}", letter.event.payload)
             }
-            "runner" => self.take_on(letter).await,
-            _ => {
+            "results" => {
                 let stored = ResultStored { execution_id: execution_id.clone(), ..ResultStored::default() };
                 let event = NewEvent::root("test", "", &TraceParent::new_root(), stored).once("result", &execution_id);
                 self.store.append(&AggregateId::from(execution_id.as_str()), Expected::Any, vec![event]).await?;
                 Ok(())
             }
-        }
-    }
-
-    async fn take_on(&mut self, letter: &Letter) -> anyhow::Result<()> {
-        let execution_id = letter.event.aggregate_id.clone();
-        let Some(Payload::CreatePodCommand(command)) = &letter.event.payload else {
-            // To end a run that is in hand.
-            if self.runs.remove(&execution_id).is_some() {
-                self.append(&execution_id, "end", ExecutionCancelled::default(), |_| true).await?;
+            group => {
+                let (runner, ..) = NODES.into_iter().find(|(.., own)| *own == group).context(group)?;
+                self.take_on(runner, letter).await
             }
-            return Ok(());
-        };
-        let attempt = lifecycle::attempt(command.attempt);
-        let log = self.log(&execution_id).await?;
-        if log.iter().any(|event| is_one_of(event, &lifecycle::TERMINAL)) || lost(&log) >= attempt {
-            return Ok(());
         }
-        if log.iter().any(|event| is_one_of(event, &[EventType::DeletePodCommand])) {
-            return self.append(&execution_id, "end", ExecutionCancelled::default(), |_| true).await.map(drop);
-        }
-        if self.runs.insert(execution_id.clone(), attempt).is_none() {
-            let started = ExecutionStarted { execution_id: execution_id.clone(), ..ExecutionStarted::default() };
-            self.append(&execution_id, &format!("started {attempt}"), started, |_| true).await?;
-        }
-        Ok(())
-    }
-
-    async fn end_a_run(&mut self) -> anyhow::Result<()> {
-        let place = self.random.below(self.runs.len());
-        let Some((execution_id, _)) = self.runs.clone().into_iter().nth(place) else { return Ok(()) };
-        self.runs.remove(&execution_id);
-        let ending: Payload = match self.random.below(3) {
-            0 => ExecutionCompleted::default().into(),
-            1 => ExecutionFailed::default().into(),
-            _ => ExecutionTimeout::default().into(),
-        };
-        self.append(&execution_id, "end", ending, |_| true).await.map(drop)
-    }
-
-    async fn lose_a_runner(&mut self) -> anyhow::Result<()> {
-        let place = self.random.below(self.runs.len());
-        let Some((execution_id, attempt)) = self.runs.clone().into_iter().nth(place) else { return Ok(()) };
-        self.runs.remove(&execution_id);
-        self.totals.losses += 1;
-        let log = self.log(&execution_id).await?;
-        let again = log.iter().any(|event| {
-            matches!(&event.payload, Some(Payload::ExecutionRequested(request))
-                if request.on_runner_loss() == RunnerLoss::Retry && attempt <= request.maximum_retries)
-        });
-        let cancelled = log.iter().any(|event| is_one_of(event, &[EventType::DeletePodCommand]));
-        let (purpose, event): (_, Payload) = match (again, cancelled) {
-            (_, true) => ("end".to_owned(), ExecutionCancelled::default().into()),
-            (true, false) => {
-                (format!("lost {attempt}"), PodTerminated { lost_attempt: attempt, ..PodTerminated::default() }.into())
-            }
-            (false, false) => {
-                let error_type = ExecutionErrorType::RunnerLost as i32;
-                ("end".to_owned(), ExecutionFailed { error_type, ..ExecutionFailed::default() }.into())
-            }
-        };
-        self.append(&execution_id, &purpose, event, |_| true).await.map(drop)
     }
 
     async fn cancel(&mut self) -> anyhow::Result<()> {
@@ -373,7 +341,7 @@ impl World {
         let mut again = std::mem::take(&mut self.uncommitted);
         again.append(&mut self.letters);
         self.letters = again;
-        self.scheduler = Self::scheduler(&self.store, &self.members).await?;
+        self.scheduler = Self::scheduler(&self.store).await?;
         Ok(())
     }
 
@@ -387,12 +355,19 @@ impl World {
 
     async fn never_more_than_there_are(&self) -> anyhow::Result<()> {
         let stats = self.stats().await?;
-        ensure!(stats.running <= SLOTS.into(), "{} of {SLOTS} slots are in use", stats.running);
+        let slots: i32 = NODES.iter().map(|(_, slots, _)| slots).sum();
+        ensure!(stats.running <= slots.into(), "{} of {slots} slots are in use", stats.running);
         let runs = self.runs.len();
         ensure!(i64::try_from(runs)? <= stats.running, "{runs} run, and {} slots are in use", stats.running);
-        // No handler is at work.
-        let idle = stats.waiting > 0 && stats.running < stats.slots;
-        ensure!(!idle, "{} wait while {} of {} slots are in use", stats.waiting, stats.running, stats.slots);
+        for runner in &stats.runners {
+            let (name, in_use) = (&runner.runner, runner.slots_in_use);
+            ensure!(in_use <= runner.slots, "{in_use} of {} slots of {name} are in use", runner.slots);
+            let runs = self.runs.values().filter(|run| run.runner == name).count();
+            ensure!(i32::try_from(runs)? <= in_use, "{runs} run at {name}, which has {in_use} slots in use");
+            // No handler is at work.
+            let idle = stats.waiting > 0 && in_use < runner.slots;
+            ensure!(!idle, "{} wait while {name} has {in_use} of {} slots in use", stats.waiting, runner.slots);
+        }
         Ok(())
     }
 
@@ -416,6 +391,7 @@ impl World {
             ensure!(asked == given_back, "{asked} slots asked for, {given_back} given back: {types:?}");
             let attempts = usize::try_from(lost(&log))? + 1;
             ensure!(count(&[EventType::CreatePodCommand]) <= attempts, "too many runs: {types:?}");
+            self.totals.stranded += at_the_named_runner_once(&log).with_context(|| format!("{types:?}"))?;
             match log
                 .iter()
                 .find(|event| is_one_of(event, &lifecycle::TERMINAL))

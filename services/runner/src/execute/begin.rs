@@ -1,0 +1,53 @@
+//! What is recorded of a beginning: the attempt, its sandbox, its program.
+
+use runmesh_events::NewEvent;
+use runmesh_proto::event::{CompileResult, ContainerStatus, ExecutionStarted, PodCreated, PodRunning};
+
+use super::{Execution, GivenUp};
+use crate::{Run, service::ordinal};
+
+impl Execution {
+    /// Records that this attempt begins here, before anything of it runs. Where it was given up meanwhile, or another
+    /// runner has begun, that is refused: the log has moved on from where this runner was told to run it.
+    pub(super) async fn begin(&mut self) -> Result<(), GivenUp> {
+        let created = PodCreated {
+            execution_id: self.spec.execution_id.clone(),
+            pod_name: self.pod_name(),
+            namespace: self.runner.sandbox.name().to_owned(),
+        };
+        // New each time: with the id of another runner's it would be taken for that one, and accepted.
+        let created = self.cause().observe(created);
+        self.begun_by = created.event_id.to_string();
+        self.append(vec![created]).await
+    }
+
+    /// Records that there is a sandbox.
+    pub(crate) async fn append_sandbox(&mut self) -> Result<(), GivenUp> {
+        self.has_sandbox = true;
+        self.append(self.sandbox_made()).await
+    }
+
+    fn sandbox_made(&self) -> Vec<NewEvent> {
+        let (execution_id, pod_name) = (self.spec.execution_id.clone(), self.pod_name());
+        let status =
+            ContainerStatus { name: "script".to_owned(), ready: true, restart_count: 0, state: "running".to_owned() };
+        let running = PodRunning { execution_id, pod_name, container_statuses: vec![status] };
+        vec![self.cause().derive(ordinal::POD_RUNNING, running)]
+    }
+
+    /// Records that the program runs.
+    pub(crate) async fn append_started(&mut self, run: &Run, compile: Option<CompileResult>) -> Result<(), GivenUp> {
+        let mut events = if self.has_sandbox { Vec::new() } else { self.sandbox_made() };
+        self.has_sandbox = true;
+        let started = ExecutionStarted {
+            execution_id: self.spec.execution_id.clone(),
+            pod_name: self.pod_name(),
+            node_name: Some(self.lease.document.node.clone()),
+            container_id: run.started().pid.map(|pid| pid.to_string()),
+            compile,
+            receipt: self.receipt.clone(),
+        };
+        events.push(self.cause().derive(ordinal::STARTED, started));
+        self.append(events).await
+    }
+}
