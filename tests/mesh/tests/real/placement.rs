@@ -2,22 +2,28 @@
 
 use anyhow::{Context as _, ensure};
 use runmesh_events::Payload;
-use runmesh_mesh_tests::{Transcript, bash, eventually};
+use runmesh_mesh_tests::{Client, Transcript, bash, eventually};
+use runmesh_proto::queue::{
+    DrainRunnerRequest, GetQueueStatsRequest, QueueStats, queue_service_client::QueueServiceClient,
+};
 use rustix::process::Signal;
-use serde_json::Value;
+use tonic::transport::Channel;
 
 use crate::bed::Bed;
 
+/// What a scheduler tells of the queue: the one that works, or another by the store.
+async fn stats(bed: &Bed) -> anyhow::Result<QueueStats> {
+    let answer = queue(bed).await?.get_queue_stats(GetQueueStatsRequest {}).await?.into_inner();
+    answer.stats.context("no stats")
+}
+
+async fn queue(bed: &Bed) -> anyhow::Result<QueueServiceClient<Channel>> {
+    Ok(Client::connect(&bed.mesh.member("scheduler-1")?.grpc).await?.queue)
+}
+
 /// How many slots of each runner are in use, by name.
-async fn in_use(bed: &Bed) -> anyhow::Result<Vec<(String, u64)>> {
-    let url = format!("{}/v1/queue:stats", bed.mesh.http());
-    let told: Value = reqwest::get(url).await?.error_for_status()?.json().await?;
-    let runners = told["stats"]["runners"].as_array().with_context(|| format!("no runners in {told}"))?;
-    let of = |runner: &Value| {
-        let name = runner["runner"].as_str().unwrap_or_default().to_owned();
-        (name, runner["slotsInUse"].as_u64().unwrap_or_default())
-    };
-    Ok(runners.iter().map(of).collect())
+async fn in_use(bed: &Bed) -> anyhow::Result<Vec<(String, i32)>> {
+    Ok(stats(bed).await?.runners.into_iter().map(|runner| (runner.runner, runner.slots_in_use)).collect())
 }
 
 /// The runners at which it was started, in their order.
@@ -48,12 +54,11 @@ async fn runners_have_no_more_than_their_slots_and_one_that_drains_is_given_noth
         ensure!(count >= 3, "{name} had {count} of {began:?}");
     }
 
-    let drain = format!("{}/v1/runners/runner-1:drain", bed.mesh.http());
-    reqwest::Client::new().post(drain).json(&serde_json::json!({})).send().await?.error_for_status()?;
+    queue(&bed).await?.drain_runner(DrainRunnerRequest { runner: "runner-1".to_owned() }).await?;
+    // The scheduler that works looks once a second, and tells what it gives out by that.
     eventually("the drain to be known", async || {
-        let url = format!("{}/v1/queue:stats", bed.mesh.http());
-        let told: Value = reqwest::get(url).await?.json().await?;
-        Ok((told["stats"]["slots"] == "4").then_some(()))
+        let log = bed.client.run(bash("true")).await?;
+        Ok((nodes(&log) == ["runner-2"] && stats(&bed).await?.slots == 4).then_some(()))
     })
     .await?;
     for _ in 0..6 {
