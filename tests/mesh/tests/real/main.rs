@@ -6,5 +6,6 @@
 
 mod bed;
 mod network;
+mod placement;
 mod processes;
 mod servers;
