@@ -102,6 +102,7 @@ macro_rules! bus_suite {
             inspection::a_reading_can_be_given_up,
             inspection::a_groups_place_is_where_it_goes_on,
             progress::an_unfinished_record_holds_the_commit_back,
+            progress::a_shutdown_closes_the_gaps_between_what_was_begun,
             progress::keys_run_in_parallel_and_each_in_order,
             progress::a_shutdown_finishes_and_commits_what_is_in_hand,
             progress::a_crash_delivers_again_what_was_not_finished,

@@ -74,6 +74,23 @@ pub async fn an_unfinished_record_holds_the_commit_back<H: Harness>() {
     running.stop().await;
 }
 
+/// What lies between records that were begun is begun during a shutdown too, so that nothing of them comes again.
+pub async fn a_shutdown_closes_the_gaps_between_what_was_begun<H: Harness>() {
+    let harness = H::new().await;
+    let bus = harness.bus();
+    let beside = key_beside(TOPIC, "stuck");
+    publish(&*bus, vec![record(TOPIC, "stuck", 1), record(TOPIC, "stuck", 2), record(TOPIC, &beside, 1)]).await;
+    let (gate, probe) = gated("stuck");
+    let running = start(&harness.consumer().await, ConsumerGroup::new(GROUP, &[TOPIC], probe.clone()));
+    probe.saw("stuck", 1).await;
+    probe.saw(&beside, 1).await;
+    running.shut_down();
+    gate.add_permits(2);
+    running.ended().await;
+    assert_eq!(probe.of("stuck"), [1, 2]);
+    assert_eq!(lag_of(&*bus, GROUP, TOPIC).await, 0);
+}
+
 /// Different keys are handled at once; the events of one key one at a time, in order.
 pub async fn keys_run_in_parallel_and_each_in_order<H: Harness>() {
     let harness = H::new().await;

@@ -101,6 +101,11 @@ impl Guard {
         }
     }
 
+    /// Whether the group is paused.
+    pub(super) fn is_paused(&self) -> bool {
+        self.state().open.is_some()
+    }
+
     /// A record was handled, or failed in a way that shows that the handler works. Returns whether the group was paused.
     pub(super) fn works(&self) -> bool {
         let mut state = self.state();

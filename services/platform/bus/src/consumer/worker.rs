@@ -144,8 +144,9 @@ impl Worker {
         let mut outage = BACKOFF.0;
         let mut is_probe = false;
         loop {
-            // One that is tried again at once still has its turn.
-            if attempts.is_empty() {
+            // One that is tried again at once still has its turn. What is begun during a shutdown, because it closes a gap, is
+            // handled all the same where it need not wait.
+            if attempts.is_empty() && self.guard.is_paused() {
                 match self.shutdown.run_until_cancelled(self.guard.pass()).await {
                     Some(probe) => is_probe = probe,
                     None => return Outcome::Unfinished,
