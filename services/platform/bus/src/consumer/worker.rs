@@ -169,6 +169,10 @@ impl Worker {
                         // The record is tried again at its turn, as if it had just come.
                         attempts.clear();
                         self.paused.tell(self.group.name, Some(&pause)).await;
+                        if !self.guard.is_paused() {
+                            // Another worker got through meanwhile, and may have told so before this.
+                            self.paused.tell(self.group.name, None).await;
+                        }
                         continue;
                     }
                     match self.bury_once(delivery, error.severity(), attempts.clone()).await {
