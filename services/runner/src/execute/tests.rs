@@ -9,7 +9,9 @@ use std::{
 use bytes::Bytes;
 use runmesh_bus::{Delivery, Handler as _, Incoming, Lane};
 use runmesh_events::{AggregateId, Event, EventType, NewEvent, Payload, TraceParent, to_duration};
-use runmesh_proto::event::{CaseCounts, CaseVerdict, CreatePodCommand, DeletePodCommand, ExecutionRequested, RunCase};
+use runmesh_proto::event::{
+    CaseCounts, CaseVerdict, CreatePodCommand, DeletePodCommand, ExecutionRequested, PodCreated, PodTerminated, RunCase,
+};
 use runmesh_store::{
     Documents, EventStore as _, Expected, Members, SqliteStore,
     sqlite::{Durability, SqliteConfig},
@@ -80,6 +82,14 @@ struct Bed {
 impl Bed {
     /// A runner that has taken this request on.
     async fn run(request: ExecutionRequested) -> Self {
+        let bed = Self::idle(request).await;
+        let command = bed.append(CreatePodCommand { execution_id: ID.to_owned(), ..Default::default() }).await;
+        bed.runner.handle(&incoming(command)).await.unwrap();
+        bed
+    }
+
+    /// A runner that was not told of this request.
+    async fn idle(request: ExecutionRequested) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
         let store = SqliteStore::open(&SqliteConfig { path, durability: Durability::Process, relayed: false }).unwrap();
@@ -93,9 +103,18 @@ impl Bed {
         let leases = Documents::open(Arc::new(store.clone())).await.unwrap();
         let bed = Self { store, leases, started, runner, _folder: folder };
         bed.append(request).await;
-        let command = bed.append(CreatePodCommand { execution_id: ID.to_owned(), ..Default::default() }).await;
-        bed.runner.handle(&incoming(command)).await.unwrap();
         bed
+    }
+
+    /// Tells the runner to run an attempt, which is to be begun by the runner of this name.
+    async fn told(&self, runner: &str, attempt: i32) {
+        let (execution_id, runner) = (ID.to_owned(), runner.to_owned());
+        let command = self.append(CreatePodCommand { execution_id, runner, attempt, ..Default::default() }).await;
+        self.runner.handle(&incoming(command)).await.unwrap();
+    }
+
+    fn lost(attempt: i32) -> PodTerminated {
+        runmesh_events::lifecycle::attempt_lost(ID, attempt, "lost", "by the test")
     }
 
     /// Adds to the log what this runner is not told of.
@@ -223,4 +242,54 @@ async fn the_receipt_is_that_of_the_limits_of_the_execution_and_a_case_with_othe
     }
     assert!(matches!(log.last(), Some(Payload::ExecutionCompleted(_))), "{:?}", log.last());
     assert_eq!(of_cases, [vec!["50".to_owned()], Vec::new()]);
+}
+
+#[tokio::test]
+async fn what_names_another_runner_is_left_alone_and_what_is_recorded_before_anything_runs_is_the_beginning() {
+    let bed = Bed::idle(request("", &[])).await;
+    bed.told("another", 1).await;
+    assert_eq!((bed.runner.active(), bed.leases.get(ID).await.unwrap()), (0, None));
+    bed.append(Bed::lost(1)).await;
+    bed.told("node", 2).await;
+    let log = bed.log().await;
+    let place = |wanted| log.iter().position(|payload| payload.event_type() == wanted).unwrap();
+    assert!(place(EventType::PodCreated) < place(EventType::PodRunning));
+    assert_eq!(*bed.started.borrow(), 1);
+}
+
+#[tokio::test]
+async fn what_was_given_up_or_begun_elsewhere_is_not_begun() {
+    let bed = Bed::idle(request("", &[])).await;
+    let command = CreatePodCommand { execution_id: ID.to_owned(), runner: "node".to_owned(), ..Default::default() };
+    let first = bed.append(command).await;
+    bed.append(Bed::lost(1)).await;
+    bed.runner.handle(&incoming(first)).await.unwrap();
+    // Without a name, and another runner was faster.
+    let second = CreatePodCommand { execution_id: ID.to_owned(), attempt: 2, ..Default::default() };
+    let second = bed.append(second).await;
+    bed.append(PodCreated { execution_id: ID.to_owned(), ..Default::default() }).await;
+    bed.runner.handle(&incoming(second)).await.unwrap();
+    assert_eq!((bed.runner.active(), *bed.started.borrow(), bed.leases.get(ID).await.unwrap()), (0, 0, None));
+}
+
+#[tokio::test]
+async fn a_beginning_is_refused_where_the_log_has_moved_on_since_it_was_read() {
+    let lost: Payload = Bed::lost(1).into();
+    for elsewhere in [lost, PodCreated { execution_id: ID.to_owned(), ..Default::default() }.into()] {
+        let bed = Bed::idle(request("never", &[])).await;
+        let command = CreatePodCommand { execution_id: ID.to_owned(), runner: "node".to_owned(), ..Default::default() };
+        let command = bed.append(command).await;
+        bed.runner.handle(&incoming(command)).await.unwrap();
+        // The log was read, and what begins is a task of its own, which has not run yet: there is one thread.
+        let event = NewEvent::root("test", "", &TraceParent::new_root(), elsewhere);
+        bed.store.append(&AggregateId::from(ID), Expected::Sequence(2), vec![event]).await.expect("the test is first");
+        tokio::time::timeout(BOUND, async {
+            while bed.runner.active() > 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("it goes on");
+        assert_eq!((*bed.started.borrow(), bed.leases.get(ID).await.unwrap()), (0, None));
+    }
 }
