@@ -9,6 +9,7 @@ const FILES: &[&str] = &[
     "runmesh/dlq/v1/dead_letter_service.proto",
     "runmesh/event/v1/event.proto",
     "runmesh/event/v1/event_type.proto",
+    "runmesh/event/v1/filter.proto",
     "runmesh/event_log/v1/event_log_service.proto",
     "runmesh/execution/v1/execution_service.proto",
     "runmesh/queue/v1/queue_service.proto",

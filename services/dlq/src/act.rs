@@ -50,7 +50,7 @@ fn parse<'a>(ids: &[String], actor: &'a str, reason: &'a str) -> Result<By<'a>, 
     if violations.is_empty() { Ok(by) } else { Err(DlqError::Invalid(violations)) }
 }
 
-pub(crate) fn done(id: &str) -> LetterResult {
+fn done(id: &str) -> LetterResult {
     LetterResult { dead_letter_id: id.to_owned(), ok: true, ..Default::default() }
 }
 

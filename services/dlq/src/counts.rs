@@ -8,12 +8,12 @@ use std::{
 
 use prost::Message as _;
 use runmesh_bus::{DeadLetter, LetterState};
-use runmesh_events::{Catalog, EventType, to_timestamp};
+use runmesh_events::to_timestamp;
 use runmesh_proto::dlq::{
     FailureGroup, GetDlqStatsResponse, ListFailureGroupsRequest, ListFailureGroupsResponse, PausedGroup, TopicStats,
 };
 use runmesh_rpc::page_token;
-use runmesh_store::{IndexValue, PageQuery, StoreError};
+use runmesh_store::{IndexValue, StoreError};
 
 use crate::{error::DlqError, list::DEFAULT_PAGE, service::Inner, view};
 
@@ -33,12 +33,12 @@ pub(crate) async fn failure_groups(
     request: ListFailureGroupsRequest,
 ) -> Result<ListFailureGroupsResponse, DlqError> {
     let wanted = page_token::size(request.page_size, DEFAULT_PAGE).map_err(|wrong| DlqError::Invalid(vec![wrong]))?;
-    let topic = match EventType::try_from(request.event_type) {
-        Ok(EventType::Unspecified) => None,
-        known => match known.ok().and_then(|known| Catalog::get().topic(known)) {
-            Some(topic) => Some(topic.name.as_str()),
-            None => return Err(DlqError::field("event_type", "is not an event type that is known here")),
-        },
+    let topic = match request.event_type {
+        0 => None,
+        number => {
+            let topic = view::parse_topic(number);
+            Some(topic.ok_or_else(|| DlqError::field("event_type", view::NO_EVENT_TYPE))?.name.as_str())
+        }
     };
     let filters =
         ListFailureGroupsRequest { page_size: 0, page_token: String::new(), ..request.clone() }.encode_to_vec();
@@ -56,7 +56,7 @@ pub(crate) async fn failure_groups(
     let (mut failure_groups, mut next) = (Vec::new(), None);
     let mut causes = causes.into_iter().peekable();
     while let Some((fingerprint, cause)) = causes.next() {
-        let Some(newest) = newest(inner, &fingerprint).await? else { continue };
+        let Some(newest) = inner.letters.first(DeadLetter::BY_FINGERPRINT, &fingerprint, true).await? else { continue };
         let is_asked_for = (request.group.is_empty() || newest.group == request.group)
             && topic.is_none_or(|topic| newest.topic == topic);
         if is_asked_for {
@@ -90,26 +90,11 @@ fn state_of(name: &str) -> Option<LetterState> {
     LetterState::ALL.into_iter().find(|state| state.as_str() == name)
 }
 
-async fn newest(inner: &Inner, fingerprint: &str) -> Result<Option<DeadLetter>, StoreError> {
-    first(inner, DeadLetter::BY_FINGERPRINT, fingerprint, true).await
-}
-
-/// The first letter of those that have this value in the index.
-async fn first(
-    inner: &Inner,
-    index: &'static str,
-    value: &str,
-    descending: bool,
-) -> Result<Option<DeadLetter>, StoreError> {
-    let query = PageQuery { index, equal: vec![value.into()], descending, limit: 1, ..PageQuery::default() };
-    Ok(inner.letters.documents().page(query).await?.documents.into_iter().next().map(|found| found.document))
-}
-
 async fn failure_group(inner: &Inner, newest: &DeadLetter, cause: &Cause) -> Result<FailureGroup, StoreError> {
     let mut first_failed_at = newest.first_failed_at;
     for state in &cause.states {
         let tally = DeadLetter::cause_tally(&newest.fingerprint, *state);
-        if let Some(oldest) = first(inner, DeadLetter::BY_CAUSE, &tally, false).await? {
+        if let Some(oldest) = inner.letters.first(DeadLetter::BY_CAUSE, &tally, false).await? {
             first_failed_at = first_failed_at.min(oldest.first_failed_at);
         }
     }
@@ -159,11 +144,11 @@ pub(crate) async fn stats(inner: &Inner) -> Result<GetDlqStatsResponse, DlqError
         tally.count += count;
         tally.retries += count * u64::from(retries);
         tally.most = tally.most.max(retries);
-        if let Some(oldest) = first(inner, DeadLetter::BY_TALLY, &text, false).await? {
+        if let Some(oldest) = inner.letters.first(DeadLetter::BY_TALLY, &text, false).await? {
             let at = oldest.last_failed_at;
             tally.oldest = Some(tally.oldest.map_or(at, |oldest| oldest.min(at)));
         }
-        if let Some(newest) = first(inner, DeadLetter::BY_TALLY, &text, true).await? {
+        if let Some(newest) = inner.letters.first(DeadLetter::BY_TALLY, &text, true).await? {
             tally.newest = tally.newest.max(Some(newest.last_failed_at));
         }
     }

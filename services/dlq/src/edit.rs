@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, Value};
 use runmesh_bus::{DeadLetter, Edit, header};
-use runmesh_events::{Event, EventId, to_timestamp};
+use runmesh_events::{Event, EventId, json, to_timestamp};
 use runmesh_proto::{
     dlq::{DeadLetter as LetterView, EditAndRetryRequest},
     event::EventType,
@@ -14,7 +14,7 @@ use runmesh_proto::{
 use runmesh_rpc::Violation;
 use runmesh_store::Versioned;
 
-use crate::{act, deliver::Refusal, error::DlqError, json, service::Inner, tell::By, view};
+use crate::{act, deliver::Refusal, error::DlqError, service::Inner, tell::By, view};
 
 /// The greatest number of bytes of a payload.
 const PAYLOAD: usize = 4 << 20;
@@ -25,9 +25,7 @@ pub(crate) async fn edit_and_retry(inner: &Inner, request: EditAndRetryRequest) 
     if request.payload_json.len() > PAYLOAD {
         return Err(DlqError::field("payload_json", format!("has more than {PAYLOAD} bytes")));
     }
-    let found = inner.letters.documents().get(id).await?;
-    let Versioned { document: letter, revision } =
-        found.ok_or_else(|| DlqError::NotFound("dead letter", id.clone()))?;
+    let Versioned { document: letter, revision } = inner.letter(id).await?;
     if let Some((code, words)) = act::obstacle(&letter) {
         return Err(DlqError::Precondition(code, words));
     }
@@ -49,9 +47,7 @@ pub(crate) async fn edit_and_retry(inner: &Inner, request: EditAndRetryRequest) 
         Some(Err(Refusal::Failed(why))) => tracing::warn!(id, why, "an edited dead letter is delivered later"),
         _ => {}
     }
-    let found = inner.letters.documents().get(id).await?;
-    let found = found.ok_or_else(|| DlqError::NotFound("dead letter", id.clone()))?;
-    Ok(view::letter(&found.document))
+    Ok(view::letter(&inner.letter(id).await?.document))
 }
 
 /// The letter's event with this payload, encoded.
@@ -60,7 +56,7 @@ pub(crate) async fn edit_and_retry(inner: &Inner, request: EditAndRetryRequest) 
 /// In words, why the payload is not one of this event.
 fn corrected(letter: &DeadLetter, payload_json: &str) -> Result<Vec<u8>, String> {
     let event_type = letter.event_type();
-    let descriptor = json::descriptor(view::EVENT).ok_or("there are no events in the contract")?;
+    let descriptor = json::descriptor(json::EVENT).ok_or("there are no events in the contract")?;
     let field = descriptor.get_field_by_name(&letter.topic).ok_or_else(|| format!("{} is no topic", letter.topic))?;
     let kind = field.kind();
     let payload_type = kind.as_message().ok_or("the payload is no message")?.clone();

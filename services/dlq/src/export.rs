@@ -2,10 +2,11 @@
 
 use async_stream::try_stream;
 use futures::{Stream, TryStreamExt as _};
+use runmesh_events::json;
 use runmesh_proto::{dlq::ExportDeadLettersRequest, google::api::HttpBody};
 use tonic::Status;
 
-use crate::{error::DlqError, filter::Selection, json, service::DeadLetterService, view};
+use crate::{error::DlqError, filter::Selection, service::DeadLetterService, view};
 
 /// The media type of lines of JSON.
 const NDJSON: &str = "application/x-ndjson";

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use futures::{Stream, TryStreamExt as _, stream};
 use runmesh_bus::{DeadLetter, DeadLetters, LetterState};
-use runmesh_events::{Catalog, EventType, from_timestamp};
+use runmesh_events::from_timestamp;
 use runmesh_proto::dlq::DeadLetterFilter;
 use runmesh_rpc::Violation;
 use runmesh_store::{IndexValue, PageQuery, StoreError, Versioned};
@@ -33,7 +33,7 @@ pub(crate) struct Selection {
     until: Option<SystemTime>,
     /// In lower case.
     text: String,
-    pub(crate) ids: Vec<String>,
+    ids: Vec<String>,
 }
 
 impl Selection {
@@ -45,9 +45,9 @@ impl Selection {
         let mut wrong = |field: String, why: &str| violations.push(Violation::new(format!("filter.{field}"), why));
         let mut topics = Vec::new();
         for (place, number) in filter.event_types.iter().enumerate() {
-            match EventType::try_from(*number).ok().and_then(|known| Catalog::get().topic(known)) {
+            match view::parse_topic(*number) {
                 Some(topic) => topics.push(topic.name.clone()),
-                None => wrong(format!("event_types[{place}]"), "is not an event type that is known here"),
+                None => wrong(format!("event_types[{place}]"), view::NO_EVENT_TYPE),
             }
         }
         let mut states = Vec::new();
@@ -131,7 +131,7 @@ impl Selection {
             (DeadLetter::BY_GROUP, one(&self.groups)),
             (DeadLetter::BY_TOPIC, one(&self.topics)),
             (DeadLetter::BY_STATE, state),
-            (DeadLetter::BY_OPEN, open.then(|| "open".into())),
+            (DeadLetter::BY_OPEN, open.then(|| DeadLetter::OPEN.into())),
         ]
         .into_iter()
         .find_map(|(index, value)| Some((index, vec![value?])))
@@ -161,7 +161,8 @@ impl Selection {
         pages.try_flatten()
     }
 
-    async fn page(
+    /// What of a page is meant, and where the next one begins.
+    pub(crate) async fn page(
         &self,
         letters: &DeadLetters,
         query: &PageQuery,

@@ -16,7 +16,6 @@ mod edit;
 mod error;
 mod export;
 mod filter;
-mod json;
 mod list;
 mod policy;
 mod redrive;
@@ -26,4 +25,4 @@ mod view;
 mod watch;
 mod worker;
 
-pub use service::{DeadLetterService, Dependencies, KnownGroup, KnownGroups};
+pub use service::{DeadLetterService, Dependencies};

@@ -1,9 +1,10 @@
 //! ListDeadLetters and GetDeadLetter.
 
 use prost::Message as _;
+use runmesh_bus::DeadLetter;
 use runmesh_proto::dlq::{DeadLetterDetail, ListDeadLettersRequest, ListDeadLettersResponse};
 use runmesh_rpc::{Violation, page_token};
-use runmesh_store::StoreError;
+use runmesh_store::{StoreError, Versioned};
 
 use crate::{error::DlqError, filter::Selection, service::Inner, view};
 
@@ -42,30 +43,21 @@ pub(crate) async fn list(inner: &Inner, request: ListDeadLettersRequest) -> Resu
     if !violations.is_empty() {
         return Err(DlqError::Invalid(violations));
     }
-    if !selection.ids.is_empty() {
-        let mut dead_letters = Vec::new();
-        for id in &selection.ids {
-            let found = inner.letters.documents().get(id).await?;
-            dead_letters.extend(found.filter(|found| selection.matches(&found.document)));
-        }
-        let dead_letters = dead_letters.iter().map(|found| view::letter(&found.document)).collect();
-        return Ok(ListDeadLettersResponse { dead_letters, next_page_token: String::new() });
-    }
     let mut query = selection.query(wanted, descending);
     query.after = after;
     let (mut dead_letters, mut looked_at) = (Vec::new(), 0);
     loop {
         // Where much is passed over, small reads would be many; where a page is about full, a large one is in vain.
         query.limit = (wanted - dead_letters.len()).max(if looked_at > wanted { READ } else { 1 });
-        let page = inner.letters.documents().page(query.clone()).await.map_err(|error| match error {
+        let (found, next) = selection.page(&inner.letters, &query).await.map_err(|error| match error {
             // The only part of the query that comes from the client unchecked.
             StoreError::Invalid(_) if !request.page_token.is_empty() => DlqError::Invalid(vec![bad_token()]),
             error => error.into(),
         })?;
-        looked_at += page.documents.len();
-        let matching = page.documents.iter().filter(|found| selection.matches(&found.document));
-        dead_letters.extend(matching.map(|found| view::letter(&found.document)));
-        query.after = page.next;
+        // As many as were asked for, unless it was the last page.
+        looked_at += query.limit;
+        dead_letters.extend(found.iter().map(|found| view::letter(&found.document)));
+        query.after = next;
         if query.after.is_none() || dead_letters.len() >= wanted || looked_at >= SCAN {
             break;
         }
@@ -81,7 +73,13 @@ pub(crate) async fn get(inner: &Inner, id: &str) -> Result<DeadLetterDetail, Dlq
     if id.is_empty() {
         return Err(DlqError::field("dead_letter_id", "is missing"));
     }
-    let found = inner.letters.documents().get(id).await?;
-    let found = found.ok_or_else(|| DlqError::NotFound("dead letter", id.to_owned()))?;
-    Ok(view::detail(&found.document))
+    Ok(view::detail(&inner.letter(id).await?.document))
+}
+
+impl Inner {
+    /// The letter of this id, which has to be there.
+    pub(crate) async fn letter(&self, id: &str) -> Result<Versioned<DeadLetter>, DlqError> {
+        let found = self.letters.documents().get(id).await?;
+        found.ok_or_else(|| DlqError::NotFound("dead letter", id.to_owned()))
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use runmesh_bus::{LONGEST_WAIT, MOST_RETRIES, Override, PolicySet, RetryPolicy};
-use runmesh_events::{Catalog, EventType, TopicSpec, TraceParent, from_duration, to_duration, to_timestamp};
+use runmesh_events::{Catalog, TopicSpec, TraceParent, from_duration, to_duration, to_timestamp};
 use runmesh_proto::{
     dlq::{self, PolicyEntry, ResetRetryPolicyRequest, SetRetryPolicyRequest},
     event::RetryPreset,
@@ -34,10 +34,9 @@ fn name_of(preset: RetryPreset) -> &'static str {
 }
 
 fn topic(event_type: i32) -> Result<&'static TopicSpec, DlqError> {
-    let known = EventType::try_from(event_type).ok().and_then(|known| Catalog::get().topic(known));
-    known.ok_or_else(|| match event_type {
+    view::parse_topic(event_type).ok_or_else(|| match event_type {
         0 => DlqError::field("event_type", "is missing"),
-        _ => DlqError::field("event_type", "is not an event type that is known here"),
+        _ => DlqError::field("event_type", view::NO_EVENT_TYPE),
     })
 }
 

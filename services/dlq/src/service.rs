@@ -2,10 +2,8 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use async_trait::async_trait;
 use futures::Stream;
-use runmesh_bus::{Bus, DeadLetters, PausedGroups};
-use runmesh_events::{EventType, GroupName};
+use runmesh_bus::{Bus, DeadLetters, GroupTable, PausedGroups};
 use runmesh_proto::{
     dlq::{
         CancelRedriveRequest, CancelRedriveResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
@@ -34,27 +32,6 @@ use crate::{
     watch,
 };
 
-/// A consumer group of the mesh.
-#[derive(Debug, Clone)]
-pub struct KnownGroup {
-    /// The name.
-    pub name: GroupName,
-    /// Its topics.
-    pub topics: Vec<EventType>,
-    /// Whether its handler does things outside of the mesh's store, such as running a script.
-    pub outside_effects: bool,
-}
-
-/// Says which groups there are.
-#[async_trait]
-pub trait KnownGroups: Send + Sync + 'static {
-    /// The groups of the whole mesh, now.
-    ///
-    /// # Errors
-    /// When that can't be read.
-    async fn groups(&self) -> Result<Vec<KnownGroup>, StoreError>;
-}
-
 /// What the service stands on.
 #[derive(Clone)]
 pub struct Dependencies {
@@ -69,7 +46,7 @@ pub struct Dependencies {
     /// Which groups are paused.
     pub paused: PausedGroups,
     /// The groups of the whole mesh.
-    pub groups: Arc<dyn KnownGroups>,
+    pub groups: Arc<dyn GroupTable>,
     /// Ends the service's streams.
     pub shutdown: CancellationToken,
 }
@@ -88,7 +65,7 @@ pub(crate) struct Inner {
     pub(crate) paused: PausedGroups,
     pub(crate) redrives: Documents<RedriveDocument>,
     pub(crate) parts: Documents<PartDocument>,
-    pub(crate) groups: Arc<dyn KnownGroups>,
+    pub(crate) groups: Arc<dyn GroupTable>,
     pub(crate) redrive_changed: Notify,
     pub(crate) shutdown: CancellationToken,
 }

@@ -3,13 +3,13 @@
 use futures::future::try_join_all;
 use prost::Message;
 use runmesh_bus::{DeadLetter, LetterState};
-use runmesh_events::{AggregateId, Event, EventId, NewEvent, TraceParent, to_timestamp};
+use runmesh_events::{AggregateId, Event, EventId, NewEvent, TraceParent, json, to_timestamp};
 use runmesh_proto::event::{
     DlqMessageDiscarded, DlqMessageReceived, DlqMessageRetried, DlqOperationRecorded, event::Payload,
 };
 use runmesh_store::{EventStore, Expected, StoreError};
 
-use crate::{json, view};
+use crate::view;
 
 /// Who records the events.
 const PRODUCER: &str = "dlq";

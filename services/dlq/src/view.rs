@@ -2,13 +2,8 @@
 
 use prost_types::Timestamp;
 use runmesh_bus::{DeadLetter, LetterState, RedriveOutcome, Severity, header};
-use runmesh_events::{TraceParent, to_duration, to_timestamp};
+use runmesh_events::{Catalog, EventType, TopicSpec, TraceParent, json, to_duration, to_timestamp};
 use runmesh_proto::dlq;
-
-use crate::json;
-
-/// The envelope of all events.
-pub(crate) const EVENT: &str = "runmesh.event.v1.Event";
 
 /// The state as the contract has it.
 pub(crate) fn state(state: LetterState) -> dlq::DeadLetterState {
@@ -26,6 +21,14 @@ pub(crate) fn parse_state(number: i32) -> Option<LetterState> {
     let known = dlq::DeadLetterState::try_from(number).ok()?;
     LetterState::ALL.into_iter().find(|letter| state(*letter) == known)
 }
+
+/// The topic of the event type of this number. `None`: it is none that is known here.
+pub(crate) fn parse_topic(number: i32) -> Option<&'static TopicSpec> {
+    Catalog::get().topic(EventType::try_from(number).ok()?)
+}
+
+/// What is said of another number.
+pub(crate) const NO_EVENT_TYPE: &str = "is not an event type that is known here";
 
 pub(crate) fn severity(severity: Severity) -> dlq::Severity {
     match severity {
@@ -84,7 +87,7 @@ pub(crate) fn detail(found: &DeadLetter) -> dlq::DeadLetterDetail {
     let trace = traceparent.and_then(|(_, value)| TraceParent::parse(std::str::from_utf8(value).ok()?));
     dlq::DeadLetterDetail {
         dead_letter: Some(letter(found)),
-        event_json: json::of_bytes(EVENT, &raw),
+        event_json: json::of_bytes(json::EVENT, &raw),
         key: found.record_key(),
         headers: headers
             .into_iter()
@@ -106,7 +109,7 @@ pub(crate) fn detail(found: &DeadLetter) -> dlq::DeadLetterDetail {
             })
             .collect(),
         trace_id: trace.map(|trace| format!("{:032x}", trace.trace_id())).unwrap_or_default(),
-        edited_event_json: edited.map(|value| json::of_bytes(EVENT, &value)).unwrap_or_default(),
+        edited_event_json: edited.map(|value| json::of_bytes(json::EVENT, &value)).unwrap_or_default(),
         edited_by: found.edit.as_ref().map(|edit| format!("{}: {}", edit.actor, edit.reason)).unwrap_or_default(),
         raw_value: raw,
     }

@@ -20,9 +20,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// the store too, whose clocks may differ. What is younger is shown later.
 const SETTLED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
 
-/// How long a client should wait before it watches again at another node.
-const RECONNECT_AFTER: Duration = Duration::from_millis(500);
-
 /// How many letters one read brings.
 const READ: usize = 128;
 
@@ -99,7 +96,7 @@ pub(crate) fn watch(
                 }
             }
             if inner.shutdown.run_until_cancelled(sleep(LOOK)).await.is_none() {
-                Err(status::unavailable("this node shuts down; watch again with the last cursor", RECONNECT_AFTER))?;
+                Err(status::shutting_down())?;
             }
         }
     })

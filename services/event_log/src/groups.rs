@@ -5,11 +5,10 @@ use std::{
     time::SystemTime,
 };
 
-use async_trait::async_trait;
+use runmesh_bus::KnownGroup;
 use runmesh_bus::{Delivery, Extent, Lane, header};
 use runmesh_events::{EventType, GroupName, to_duration};
 use runmesh_proto::event_log::{Finding, FindingKind, GroupLedger, GroupTopicLedger};
-use runmesh_store::StoreError;
 
 use crate::{
     VerifyError,
@@ -18,30 +17,6 @@ use crate::{
     report::{Report, finding, topic_name},
     verifier::Task,
 };
-
-/// A consumer group and what it reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupTopics {
-    /// The group.
-    pub name: GroupName,
-    /// The topics.
-    pub topics: Vec<EventType>,
-}
-
-/// Tells which groups there are.
-#[async_trait]
-pub trait GroupTable: Send + Sync {
-    /// Every consumer group of the mesh as it is now, whichever process runs it.
-    async fn groups(&self) -> Result<Vec<GroupTopics>, StoreError>;
-}
-
-/// Groups that are always the same.
-#[async_trait]
-impl GroupTable for Vec<GroupTopics> {
-    async fn groups(&self) -> Result<Vec<GroupTopics>, StoreError> {
-        Ok(self.clone())
-    }
-}
 
 /// A group in a lane.
 #[derive(Debug)]
@@ -190,7 +165,7 @@ pub(crate) fn is_again(delivery: &Delivery) -> bool {
 /// what expires, must not look like one.
 async fn out_of_bounds(
     task: &Task<'_>,
-    group: &GroupTopics,
+    group: &KnownGroup,
     suspects: &[Extent],
     report: &mut Report,
 ) -> Result<(), VerifyError> {

@@ -19,6 +19,5 @@ mod topic;
 mod verifier;
 
 pub use error::VerifyError;
-pub use groups::{GroupTable, GroupTopics};
 pub use service::EventLogService;
 pub use verifier::{Dependencies, Verifier, VerifyOptions};

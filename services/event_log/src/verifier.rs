@@ -8,15 +8,13 @@ use std::{
 
 use async_stream::try_stream;
 use futures::Stream;
-use runmesh_bus::{Bus, DeadLetter};
+use runmesh_bus::{Bus, DeadLetter, GroupTable, KnownGroup};
 use runmesh_events::{Catalog, Event, to_duration, to_timestamp};
 use runmesh_proto::event_log::{Ledger, VerifyResponse, verify_response::Item};
 use runmesh_store::{DocumentStore, Documents, EventStore, StoreError};
 use tokio::sync::mpsc;
 
-use crate::{
-    GroupTable, GroupTopics, VerifyError, cut::Cut, ends::time_of, groups::Groups, logs, report::Report, topic,
-};
+use crate::{VerifyError, cut::Cut, ends::time_of, groups::Groups, logs, report::Report, topic};
 
 /// The cursor of the last message.
 pub(crate) const END: &str = "end";
@@ -149,7 +147,7 @@ pub(crate) struct Task<'a> {
     pub(crate) store: &'a dyn EventStore,
     pub(crate) bus: &'a dyn Bus,
     pub(crate) letters: &'a Documents<DeadLetter>,
-    pub(crate) groups: &'a [GroupTopics],
+    pub(crate) groups: &'a [KnownGroup],
     /// In whole milliseconds, which every store and bus keeps.
     pub(crate) since: Option<SystemTime>,
     pub(crate) patience: Duration,
@@ -158,7 +156,7 @@ pub(crate) struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    fn new(verifier: &'a Verifier, groups: &'a [GroupTopics], options: &VerifyOptions, now: SystemTime) -> Self {
+    fn new(verifier: &'a Verifier, groups: &'a [KnownGroup], options: &VerifyOptions, now: SystemTime) -> Self {
         let since = options.since.map(|since| {
             let millis = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
             SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))

@@ -18,9 +18,6 @@ use crate::{
     state::{ExecutionLog, TYPES},
 };
 
-/// How long a client should wait before it watches again at another node.
-const RECONNECT_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
-
 /// A step of a log's stream.
 pub(crate) enum Step {
     /// The next event.
@@ -81,7 +78,7 @@ pub(crate) async fn steps(
         let mut sequence = cursor.sequence;
         while !log.closed() {
             let Some(next) = shutdown.run_until_cancelled(events.try_next()).await else {
-                Err(status::unavailable("this node shuts down; watch again with the last cursor", RECONNECT_AFTER))?;
+                Err(status::shutting_down())?;
                 return;
             };
             let Some(event) = next.map_err(ExecutionError::from)? else { return };

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use runmesh_dlq::{KnownGroup, KnownGroups};
-use runmesh_event_log::{GroupTable, GroupTopics};
+use runmesh_bus::{GroupTable, KnownGroup};
 use runmesh_store::{DocumentStore, Members, StoreError};
 
 /// Every group and what it reads, as the crates whose handlers they run declare them.
@@ -24,30 +23,18 @@ impl Groups {
 
 #[async_trait]
 impl GroupTable for Groups {
-    async fn groups(&self) -> Result<Vec<GroupTopics>, StoreError> {
+    async fn groups(&self) -> Result<Vec<KnownGroup>, StoreError> {
         let mut groups = vec![
-            GroupTopics { name: runmesh_execution::GROUP, topics: runmesh_execution::TOPICS.to_vec() },
-            GroupTopics { name: runmesh_scheduler::GROUP, topics: runmesh_scheduler::TOPICS.to_vec() },
-            GroupTopics { name: runmesh_saga::GROUP, topics: runmesh_saga::TOPICS.to_vec() },
-            GroupTopics { name: runmesh_results::GROUP, topics: runmesh_results::TOPICS.to_vec() },
+            KnownGroup::new(runmesh_execution::GROUP, &runmesh_execution::TOPICS),
+            KnownGroup::new(runmesh_scheduler::GROUP, &runmesh_scheduler::TOPICS),
+            KnownGroup::new(runmesh_saga::GROUP, &runmesh_saga::TOPICS),
+            KnownGroup::new(runmesh_results::GROUP, &runmesh_results::TOPICS),
         ];
         // A runner that is gone owes nothing: what it had not begun with goes to another.
         for runner in self.runners.alive().await? {
-            let name = runmesh_runner::group_of(&runner.name);
-            groups.push(GroupTopics { name, topics: runmesh_runner::TOPICS.to_vec() });
+            let group = KnownGroup::new(runmesh_runner::group_of(&runner.name), &runmesh_runner::TOPICS);
+            groups.push(KnownGroup { outside_effects: true, ..group });
         }
         Ok(groups)
-    }
-}
-
-#[async_trait]
-impl KnownGroups for Groups {
-    async fn groups(&self) -> Result<Vec<KnownGroup>, StoreError> {
-        let groups = GroupTable::groups(self).await?;
-        let known = |GroupTopics { name, topics }: GroupTopics| {
-            // Runners read no other group's topics, and do all that is done outside.
-            KnownGroup { outside_effects: topics == runmesh_runner::TOPICS, name, topics }
-        };
-        Ok(groups.into_iter().map(known).collect())
     }
 }

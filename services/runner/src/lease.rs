@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use runmesh_store::{Document, Index, IndexValue, Revision, StoreError};
+use runmesh_store::{Document, Index, IndexValue, Revision, StoreError, from_json, to_json};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -46,12 +46,11 @@ impl Document for RunLease {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Strings, numbers and times always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("the lease of a run: {error}")))
+        from_json(bytes, "the lease of a run")
     }
 }
 

@@ -1,6 +1,6 @@
 //! WatchSaga: the saga after each of its changes from a cursor on, then live, then the end.
 
-use std::{pin::pin, time::Duration};
+use std::pin::pin;
 
 use async_stream::try_stream;
 use futures::{Stream, TryStreamExt as _};
@@ -10,9 +10,6 @@ use runmesh_store::{Cursor, follow};
 use tonic::Status;
 
 use crate::{error::SagaError, service::SagaService, view::SagaView};
-
-/// How long a client should wait before it watches again at another node.
-const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 
 pub(crate) async fn watch(
     service: &SagaService,
@@ -42,7 +39,7 @@ pub(crate) async fn watch(
         let mut events = pin!(followed);
         while !view.ended() {
             let Some(next) = shutdown.run_until_cancelled(events.try_next()).await else {
-                Err(status::unavailable("this node shuts down; watch again with the last cursor", RECONNECT_AFTER))?;
+                Err(status::shutting_down())?;
                 return;
             };
             let Some(event) = next.map_err(SagaError::from)? else { return };

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use runmesh_proto::event::QueuePriority;
-use runmesh_store::{Document, Index, IndexValue, StoreError};
+use runmesh_store::{Document, Index, IndexValue, StoreError, from_json, to_json};
 use serde::{Deserialize, Serialize};
 
 use crate::queue::{Job, Size};
@@ -77,12 +77,11 @@ impl Document for Claim {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Strings, numbers and times always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("a claim on a slot: {error}")))
+        from_json(bytes, "a claim on a slot")
     }
 }
 
@@ -113,11 +112,10 @@ impl Document for Switches {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Strings, numbers and flags always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("the queue's switches: {error}")))
+        from_json(bytes, "the queue's switches")
     }
 }

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use runmesh_events::{Catalog, EventType};
 use runmesh_proto::dlq::RedriveState;
-use runmesh_store::{Document, Index, IndexValue, StoreError};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use runmesh_store::{Document, Index, IndexValue, StoreError, from_json, to_json};
+use serde::{Deserialize, Serialize};
 
 /// By whether it was started (`started`, `planned`), and when.
 pub(crate) const BY_START: &str = "by_start";
@@ -143,8 +143,7 @@ impl Document for RedriveDocument {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Strings, numbers and times always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
@@ -179,14 +178,10 @@ impl Document for PartDocument {
     }
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         from_json(bytes, "a part of a redrive")
     }
-}
-
-fn from_json<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, StoreError> {
-    serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
 }

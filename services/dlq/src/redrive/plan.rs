@@ -27,7 +27,7 @@ const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
 const SAMPLES: (usize, usize) = (20, 5);
 
 /// The greatest rate.
-pub(super) const FASTEST: f64 = 1_000_000.0;
+const FASTEST: f64 = 1_000_000.0;
 
 pub(crate) fn check_rate(rate: f64) -> Result<(), DlqError> {
     if (0.0..=FASTEST).contains(&rate) { Ok(()) } else { Err(DlqError::field("rate", "has to be from 0 to 1,000,000")) }

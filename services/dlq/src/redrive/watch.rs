@@ -17,9 +17,6 @@ use crate::{error::DlqError, service::DeadLetterService};
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long a client should wait before it watches again at another node.
-const RECONNECT_AFTER: Duration = Duration::from_millis(500);
-
 /// What stands in the cursor of the end.
 const END: &str = "end";
 
@@ -59,7 +56,7 @@ pub(crate) async fn watch(
                 return;
             }
             if inner.shutdown.run_until_cancelled(sleep(LOOK)).await.is_none() {
-                Err(status::unavailable("this node shuts down; watch again with the last cursor", RECONNECT_AFTER))?;
+                Err(status::shutting_down())?;
             }
             redrive = get(&inner, &id).await?;
         }

@@ -8,29 +8,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use async_trait::async_trait;
 use runmesh_bus::{
-    Bus, Consumer, ConsumerGroup, DeadLetter, EmbeddedBus, HandlerError, InPlaceRetry, Record,
+    Bus, Consumer, ConsumerGroup, DeadLetter, EmbeddedBus, HandlerError, InPlaceRetry, KnownGroup, Record,
     conformance::{Probe, Running, TOPIC, TOPIC_2, start, until},
 };
-use runmesh_dlq::{DeadLetterService, Dependencies, KnownGroup, KnownGroups};
+use runmesh_dlq::{DeadLetterService, Dependencies};
 use runmesh_events::{Event, EventType, GroupName};
-use runmesh_store::{Documents, EventStore, Filter, Position, SqliteStore, StoreError, sqlite::SqliteConfig};
+use runmesh_store::{Documents, EventStore, Filter, Position, SqliteStore, sqlite::SqliteConfig};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const GROUP: GroupName = GroupName::new("shop");
-
-/// The mesh has one group.
-struct One;
-
-#[async_trait]
-impl KnownGroups for One {
-    async fn groups(&self) -> Result<Vec<KnownGroup>, StoreError> {
-        Ok(vec![KnownGroup { name: GROUP, topics: vec![TOPIC, TOPIC_2], outside_effects: true }])
-    }
-}
 
 /// How the group fails.
 #[derive(Clone, Default)]
@@ -73,7 +62,7 @@ impl Mesh {
             bus: Arc::clone(&bus),
             letters: consumer.dead_letters().clone(),
             paused: consumer.paused_groups().clone(),
-            groups: Arc::new(One),
+            groups: Arc::new(vec![KnownGroup { outside_effects: true, ..KnownGroup::new(GROUP, &[TOPIC, TOPIC_2]) }]),
             shutdown: stop.clone(),
         })
         .await

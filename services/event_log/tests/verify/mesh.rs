@@ -3,10 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use runmesh_bus::{
-    Bus, Consumer, ConsumerGroup, EmbeddedBus, KafkaBus, KafkaConfig, Record, Relay,
+    Bus, Consumer, ConsumerGroup, EmbeddedBus, KafkaBus, KafkaConfig, KnownGroup, Record, Relay,
     conformance::{Probe, start, until},
 };
-use runmesh_event_log::{Dependencies, GroupTopics, Verifier, VerifyOptions};
+use runmesh_event_log::{Dependencies, Verifier, VerifyOptions};
 use runmesh_events::{AggregateId, Catalog, Event, GroupName, Payload};
 use runmesh_servers::{Kafka, KafkaOptions, MongoLike};
 use runmesh_store::{
@@ -28,8 +28,8 @@ use crate::{
 pub(crate) const GROUPS: [GroupName; 2] = [GroupName::new("first"), GroupName::new("second")];
 
 /// Both groups read the same topics.
-pub(crate) fn table() -> Vec<GroupTopics> {
-    GROUPS.into_iter().map(|name| GroupTopics { name, topics: TOPICS.to_vec() }).collect()
+pub(crate) fn table() -> Vec<KnownGroup> {
+    GROUPS.into_iter().map(|name| KnownGroup::new(name, &TOPICS)).collect()
 }
 
 /// The options of most tests: nothing is too old by itself.

@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use runmesh_store::{DocumentStore, Documents};
 
-use crate::{Bus, Consumer, DeadLetter};
+use crate::{Bus, Consumer, DeadLetter, Record};
 pub use probe::{Probe, Running, start};
 pub use samples::{TOPIC, TOPIC_2, key_beside, record, sample, sample_time};
 pub use store::FailingDocuments;
@@ -54,6 +54,13 @@ pub trait Harness: Send + Sync + Sized + 'static {
     /// The dead letters.
     async fn dead_letters(&self) -> Documents<DeadLetter> {
         Documents::open(self.documents()).await.unwrap()
+    }
+}
+
+/// Publishes records.
+pub(crate) async fn publish(bus: &dyn Bus, records: Vec<Record>) {
+    for result in bus.publish(records).await {
+        result.unwrap();
     }
 }
 

@@ -17,6 +17,7 @@ mod dead_letter;
 pub mod embedded;
 mod error;
 mod faults;
+mod groups;
 pub mod kafka;
 mod membership;
 mod offsets;
@@ -32,6 +33,7 @@ pub use dead_letter::{Attempt, DeadLetter, DeadLetters, Edit, LetterState, Pendi
 pub use embedded::EmbeddedBus;
 pub use error::BusError;
 pub use faults::{FaultKind, FaultRule, Faults};
+pub use groups::{GroupTable, KnownGroup};
 pub use kafka::{KafkaBus, KafkaConfig};
 pub use membership::Membership;
 pub use offsets::ContiguousOffsets;

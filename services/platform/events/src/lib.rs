@@ -7,8 +7,10 @@
 mod catalog;
 mod event;
 mod id;
+pub mod json;
 pub mod lifecycle;
 mod span;
+mod text;
 mod time;
 mod trace;
 
@@ -16,5 +18,6 @@ pub use catalog::{Catalog, TopicSpec, UnknownTopic};
 pub use event::{Cause, NewEvent};
 pub use id::{AggregateId, EventId, ExecutionId, GroupName, InvalidId};
 pub use runmesh_proto::event::{Category, Event, EventType, RetryPreset, event::Payload};
+pub use text::payload_contains;
 pub use time::{from_duration, from_timestamp, to_duration, to_timestamp};
 pub use trace::TraceParent;

@@ -11,6 +11,8 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 /// The domain of every reason that Runmesh gives in an `ErrorInfo`.
 pub const DOMAIN: &str = "runmesh";
 
+/// How long a client should wait before it watches again what a node that goes away has cut.
+const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 /// The most violations that one status lists.
 const MAX_VIOLATIONS: usize = 16;
 /// The most characters of one text in a status.
@@ -100,6 +102,11 @@ pub fn unavailable(description: impl Into<String>, retry_after: Duration) -> Sta
     let mut details = info("UNAVAILABLE", []);
     details.set_retry_info(Some(retry_after));
     with(Code::Unavailable, cut(&description.into()), details)
+}
+
+/// UNAVAILABLE: the node goes away, and the stream goes on from its last cursor at another one, or at this one later.
+pub fn shutting_down() -> Status {
+    unavailable("this node shuts down; watch again with the last cursor", RECONNECT_AFTER)
 }
 
 /// RESOURCE_EXHAUSTED: a quota or a limit is used up. `retry_after` is `None` where waiting does not help.

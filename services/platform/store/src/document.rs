@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::StoreError;
 
@@ -85,6 +86,20 @@ pub trait Document: Sized + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Corrupt`] when they are of none.
     fn decode(bytes: &[u8]) -> Result<Self, StoreError>;
+}
+
+/// The bytes of a document that is kept as JSON.
+pub fn to_json<T: Serialize>(document: &T) -> Vec<u8> {
+    // Texts, numbers, flags and times always have a JSON form.
+    serde_json::to_vec(document).unwrap_or_default()
+}
+
+/// The document that [`to_json`] made these bytes of; `what` it is, in words.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when they are of none.
+pub fn from_json<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
 }
 
 /// A document with its revision.

@@ -8,7 +8,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, Revision, StoreError, Versioned, page};
+use crate::{
+    Document, DocumentStore, Documents, Index, IndexValue, PageQuery, Revision, StoreError, Versioned, from_json, page,
+    to_json,
+};
 
 const BY_NAME: &str = "by_name";
 
@@ -33,12 +36,11 @@ impl Document for LeaseDocument {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Strings and times always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("a lease: {error}")))
+        from_json(bytes, "a lease")
     }
 }
 

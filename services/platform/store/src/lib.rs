@@ -22,13 +22,14 @@ pub mod mongodb;
 mod page;
 mod presence;
 mod record;
+mod selection;
 pub mod sqlite;
 
 pub use self::mongodb::MongoStore;
 pub use cursor::{Cursor, InvalidCursor};
 pub use document::{
     Claim, Document, DocumentKind, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite,
-    Revision, Versioned,
+    Revision, Versioned, from_json, to_json,
 };
 pub use error::StoreError;
 pub use event_store::{Appended, EventStore, Expected, Filter, Position, Stored, Unpublished, read_log};
@@ -36,4 +37,5 @@ pub use follow::follow;
 pub use lease::{Lease, Leases};
 pub use live::{Appends, LiveEvents, Subscription, TypeSet, TypeWake};
 pub use presence::{Member, Members};
+pub use selection::{EventSelection, InvalidField};
 pub use sqlite::SqliteStore;

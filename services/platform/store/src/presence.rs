@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, StoreError};
+use crate::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, StoreError, from_json, to_json};
 
 const BY_KIND: &str = "by_kind";
 
@@ -35,12 +35,11 @@ impl Document for MemberDocument {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Text, times, flags and numbers always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("a member: {error}")))
+        from_json(bytes, "a member")
     }
 }
 

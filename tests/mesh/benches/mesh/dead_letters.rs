@@ -12,10 +12,10 @@ use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use runmesh_bus::{
-    Attempt, Bus, Consumer, ConsumerGroup, DeadLetter, Delivery, EmbeddedBus, Handler, HandlerError, Incoming, Lane,
-    Record, RetryPolicy, Severity,
+    Attempt, Bus, Consumer, ConsumerGroup, DeadLetter, Delivery, EmbeddedBus, Handler, HandlerError, Incoming,
+    KnownGroup, Lane, Record, RetryPolicy, Severity,
 };
-use runmesh_dlq::{DeadLetterService, Dependencies, KnownGroup, KnownGroups};
+use runmesh_dlq::{DeadLetterService, Dependencies};
 use runmesh_events::{Event, EventId, EventType, ExecutionId, GroupName, to_timestamp};
 use runmesh_proto::{
     dlq::{
@@ -25,7 +25,7 @@ use runmesh_proto::{
     },
     event::{ExecutionStarted, RetryPreset, event::Payload},
 };
-use runmesh_store::{Documents, SqliteStore, StoreError, sqlite::SqliteConfig};
+use runmesh_store::{Documents, SqliteStore, sqlite::SqliteConfig};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -48,16 +48,6 @@ const LIVE: usize = 600;
 const GROUP: GroupName = GroupName::new("bench");
 const TOPIC: EventType = EventType::ExecutionStarted;
 const PATIENCE: Duration = Duration::from_secs(600);
-
-/// There is one group.
-struct One;
-
-#[async_trait]
-impl KnownGroups for One {
-    async fn groups(&self) -> Result<Vec<KnownGroup>, StoreError> {
-        Ok(vec![KnownGroup { name: GROUP, topics: vec![TOPIC], outside_effects: false }])
-    }
-}
 
 /// Handles what is redriven, and tells how long live records took.
 struct Live {
@@ -112,7 +102,7 @@ impl Place {
             bus: Arc::clone(&bus),
             letters: consumer.dead_letters().clone(),
             paused: consumer.paused_groups().clone(),
-            groups: Arc::new(One),
+            groups: Arc::new(vec![KnownGroup::new(GROUP, &[TOPIC])]),
             shutdown: stop.clone(),
         })
         .await?;

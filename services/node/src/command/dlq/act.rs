@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use runmesh_proto::dlq::{DiscardDeadLettersRequest, LetterResult, RetryDeadLettersRequest};
+use tonic::Status;
 
 use super::{
-    actor, open,
+    Client, actor, open,
     pages::show,
     refused,
     table::{Table, left},
@@ -17,27 +18,43 @@ use crate::{Environment, cli::dlq::LettersArgs};
 const AT_ONCE: usize = 1_000;
 
 pub(super) async fn retry(args: LettersArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let actor = actor(args.why.actor, environment)?;
-    let mut client = open(&args.output.server).await?;
-    let mut outcome = Outcome::new(args.output.json, "delivered again");
-    for ids in args.ids.chunks(AT_ONCE) {
-        let (dead_letter_ids, reason) = (ids.to_vec(), args.why.reason.clone());
-        let request = RetryDeadLettersRequest { dead_letter_ids, actor: actor.clone(), reason };
-        let answer = client.retry_dead_letters(request).await.map_err(|status| refused(&status))?;
-        outcome.show(&answer.into_inner().results)?;
-    }
-    Ok(outcome.code())
+    let call = async |client: &mut Client, asked: Asked| {
+        let Asked { dead_letter_ids, actor, reason } = asked;
+        let answer = client.retry_dead_letters(RetryDeadLettersRequest { dead_letter_ids, actor, reason }).await?;
+        Ok(answer.into_inner().results)
+    };
+    act(args, environment, "delivered again", call).await
 }
 
 pub(super) async fn discard(args: LettersArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
+    let call = async |client: &mut Client, asked: Asked| {
+        let Asked { dead_letter_ids, actor, reason } = asked;
+        let answer = client.discard_dead_letters(DiscardDeadLettersRequest { dead_letter_ids, actor, reason }).await?;
+        Ok(answer.into_inner().results)
+    };
+    act(args, environment, "discarded", call).await
+}
+
+/// What one call asks for.
+struct Asked {
+    dead_letter_ids: Vec<String>,
+    actor: String,
+    reason: String,
+}
+
+/// Calls for all letters, and shows what came of each.
+async fn act(
+    args: LettersArgs,
+    environment: &Environment,
+    done: &'static str,
+    call: impl AsyncFn(&mut Client, Asked) -> Result<Vec<LetterResult>, Status>,
+) -> anyhow::Result<ExitCode> {
     let actor = actor(args.why.actor, environment)?;
     let mut client = open(&args.output.server).await?;
-    let mut outcome = Outcome::new(args.output.json, "discarded");
+    let mut outcome = Outcome::new(args.output.json, done);
     for ids in args.ids.chunks(AT_ONCE) {
-        let (dead_letter_ids, reason) = (ids.to_vec(), args.why.reason.clone());
-        let request = DiscardDeadLettersRequest { dead_letter_ids, actor: actor.clone(), reason };
-        let answer = client.discard_dead_letters(request).await.map_err(|status| refused(&status))?;
-        outcome.show(&answer.into_inner().results)?;
+        let asked = Asked { dead_letter_ids: ids.to_vec(), actor: actor.clone(), reason: args.why.reason.clone() };
+        outcome.show(&call(&mut client, asked).await.map_err(|status| refused(&status))?)?;
     }
     Ok(outcome.code())
 }

@@ -8,10 +8,10 @@ use runmesh_events::{EventType, GroupName};
 use runmesh_store::PageQuery;
 
 use super::{
-    FailingDocuments, Harness, Probe, TOPIC, TOPIC_2, key_beside, record, sample, start,
+    FailingDocuments, Harness, Probe, TOPIC, TOPIC_2, key_beside, publish, record, sample, start,
     subscriptions::{lag_of, until_done},
 };
-use crate::{Bus, Consumer, ConsumerGroup, DeadLetter, Handler, HandlerError, InPlaceRetry, Incoming, Record};
+use crate::{Consumer, ConsumerGroup, DeadLetter, Handler, HandlerError, InPlaceRetry, Incoming, Record};
 
 const GROUP: GroupName = GroupName::new("failures");
 
@@ -26,12 +26,6 @@ fn outer() -> Outer {
 fn group(handler: Arc<dyn Handler>) -> ConsumerGroup {
     let retry = InPlaceRetry { tries: 3, first_wait: Duration::from_millis(1) };
     ConsumerGroup { retry, ..ConsumerGroup::new(GROUP, &[TOPIC, TOPIC_2], handler) }
-}
-
-async fn publish(bus: &dyn Bus, records: Vec<Record>) {
-    for result in bus.publish(records).await {
-        result.unwrap();
-    }
 }
 
 async fn letters<H: Harness>(harness: &H) -> Vec<DeadLetter> {

@@ -13,9 +13,9 @@ use runmesh_events::{EventType, GroupName};
 use runmesh_proto::event::RetryPreset;
 use runmesh_store::PageQuery;
 
-use super::{Harness, Probe, TOPIC, TOPIC_2, record, start, subscriptions::until_done, until, within};
+use super::{Harness, Probe, TOPIC, TOPIC_2, publish, record, start, subscriptions::until_done, until, within};
 use crate::{
-    Bus, ConsumerGroup, DeadLetter, DeadLetters, HandlerError, InPlaceRetry, LetterState, Override, Pending, Record,
+    ConsumerGroup, DeadLetter, DeadLetters, HandlerError, InPlaceRetry, LetterState, Override, Pending, Record,
     RetryPolicy,
 };
 
@@ -24,12 +24,6 @@ const GROUP: GroupName = GroupName::new("letters");
 fn group(handler: Arc<Probe>) -> ConsumerGroup {
     let retry = InPlaceRetry { tries: 2, first_wait: Duration::from_millis(1) };
     ConsumerGroup { retry, ..ConsumerGroup::new(GROUP, &[TOPIC, TOPIC_2], handler) }
-}
-
-async fn publish(bus: &dyn Bus, records: Vec<Record>) {
-    for result in bus.publish(records).await {
-        result.unwrap();
-    }
 }
 
 async fn all(letters: &DeadLetters) -> Vec<DeadLetter> {

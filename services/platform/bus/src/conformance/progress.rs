@@ -9,19 +9,13 @@ use runmesh_events::GroupName;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    Harness, Probe, TOPIC, TOPIC_2, key_beside, record, start,
+    Harness, Probe, TOPIC, TOPIC_2, key_beside, publish, record, start,
     subscriptions::{lag_of, until_done},
     within,
 };
-use crate::{Bus, ConsumerGroup, Incoming};
+use crate::{ConsumerGroup, Incoming};
 
 const GROUP: GroupName = GroupName::new("progress");
-
-async fn publish(bus: &dyn Bus, records: Vec<crate::Record>) {
-    for result in bus.publish(records).await {
-        result.unwrap();
-    }
-}
 
 /// A handler that waits for a permit at the events of one aggregate.
 fn gated(aggregate: &'static str) -> (Arc<Semaphore>, Arc<Probe>) {

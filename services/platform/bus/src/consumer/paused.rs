@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use runmesh_events::GroupName;
-use runmesh_store::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, StoreError};
+use runmesh_store::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, StoreError, from_json, to_json};
 use serde::{Deserialize, Serialize};
 
 use super::guard::Pause;
@@ -38,12 +38,11 @@ impl Document for PausedGroup {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Strings, numbers and times always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("a paused group: {error}")))
+        from_json(bytes, "a paused group")
     }
 }
 

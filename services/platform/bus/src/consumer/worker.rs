@@ -132,7 +132,9 @@ impl Worker {
         loop {
             match ask().await {
                 Ok(answer) => return Some(answer),
-                Err(error) => tracing::warn!(group = %self.group.name, %error, "dead letters; trying again"),
+                Err(error) => {
+                    tracing::error!(group = %self.group.name, %error, "can't reach the dead letters; trying again")
+                }
             }
             self.shutdown.run_until_cancelled(sleep(wait)).await?;
             wait = (wait * 2).min(BACKOFF.1);
@@ -179,7 +181,8 @@ impl Worker {
                         Ok(outcome) => return outcome,
                         // What keeps dead letters is out of order too, so this is an outage and no fault of the record:
                         // the handler gets it again rather than a letter when it is over.
-                        Err(_) => {
+                        Err(error) => {
+                            tracing::error!(group = %self.group.name, %error, "can't keep a dead letter; trying again");
                             outage = (outage * 2).min(BACKOFF.1);
                             attempts.pop();
                             outage
@@ -224,16 +227,8 @@ impl Worker {
 
     /// Makes the failure durable. It does not give up: the offset is not committed before it is.
     async fn bury(&self, delivery: &Delivery, severity: Severity, attempts: Vec<Attempt>) -> Outcome {
-        let mut wait = BACKOFF.0;
-        loop {
-            if let Ok(outcome) = self.bury_once(delivery, severity, attempts.clone()).await {
-                return outcome;
-            }
-            if self.shutdown.run_until_cancelled(sleep(wait)).await.is_none() {
-                return Outcome::Unfinished;
-            }
-            wait = (wait * 2).min(BACKOFF.1);
-        }
+        let buried = self.surely(|| self.bury_once(delivery, severity, attempts.clone())).await;
+        buried.unwrap_or(Outcome::Unfinished)
     }
 
     async fn bury_once(
@@ -244,11 +239,7 @@ impl Worker {
     ) -> Result<Outcome, StoreError> {
         let group = self.group.name;
         let failure = DeadLetter::new(group, delivery, severity, attempts, SystemTime::now());
-        let id = failure.id.clone();
-        let kept = self.dead_letters.bury(group, delivery.event_type, failure).await;
-        let letter = kept.inspect_err(|error| {
-            tracing::error!(%group, %error, id, "can't keep a dead letter; trying again");
-        })?;
+        let letter = self.dead_letters.bury(group, delivery.event_type, failure).await?;
         tracing::warn!(
             group = letter.group,
             topic = letter.topic,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use runmesh_store::{Document, Index, IndexValue, StoreError};
+use runmesh_store::{Document, Index, IndexValue, StoreError, from_json, to_json};
 
 use super::{DeadLetter, LetterState, Pending, RedriveOutcome, fingerprint};
 
@@ -27,12 +27,15 @@ impl DeadLetter {
     pub const BY_CAUSE: &'static str = "by_cause";
     /// By fingerprint, a tab, and the hour of the first failure since 1970. Counted.
     pub const BY_HOUR: &'static str = "by_hour";
-    /// By whether it is not over (`open`, `over`), and the time of the last failure.
+    /// By whether it is over ([`DeadLetter::OPEN`] or not), and the time of the last failure.
     pub const BY_OPEN: &'static str = "by_open";
     /// By [`DeadLetter::redrive_tally`]. Counted.
     pub const BY_REDRIVE: &'static str = "by_redrive";
     /// By [`DeadLetter::order_key`], and sequence.
     pub const BY_ORDER: &'static str = "by_order";
+
+    /// What stands for letters that are not over in [`DeadLetter::BY_OPEN`].
+    pub const OPEN: &'static str = "open";
 
     /// Topic, state, the number of retries and group, with tabs between them.
     pub fn tally(&self) -> String {
@@ -96,7 +99,7 @@ impl Document for DeadLetter {
             ("group", self.group.as_str().into()),
             ("topic", self.topic.as_str().into()),
             ("aggregate_id", self.aggregate_id.as_str().into()),
-            ("open", if self.state.is_over() { "over" } else { "open" }.into()),
+            ("open", if self.state.is_over() { "over" } else { Self::OPEN }.into()),
             ("state", self.state.as_str().into()),
             ("fingerprint", self.fingerprint.as_str().into()),
             ("tally", self.tally().as_str().into()),
@@ -120,13 +123,11 @@ impl Document for DeadLetter {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Strings, numbers and times always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        let mut letter: Self =
-            serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("a dead letter: {error}")))?;
+        let mut letter: Self = from_json(bytes, "a dead letter")?;
         if letter.fingerprint.is_empty() {
             // It was kept before letters had fingerprints.
             let errors = letter.attempts.last().map(|attempt| attempt.errors.as_slice()).unwrap_or_default();

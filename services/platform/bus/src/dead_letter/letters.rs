@@ -160,9 +160,20 @@ impl DeadLetters {
     /// # Errors
     /// When the store fails.
     pub async fn first_open(&self, group: &str, aggregate_id: &str) -> Result<Option<DeadLetter>, StoreError> {
-        let key = DeadLetter::order_key(group, aggregate_id);
-        let equal = vec![key.as_str().into()];
-        let query = PageQuery { index: DeadLetter::BY_ORDER, equal, limit: 1, ..PageQuery::default() };
+        self.first(DeadLetter::BY_ORDER, &DeadLetter::order_key(group, aggregate_id), false).await
+    }
+
+    /// The first letter of those that have this value in the first field of an index, or the last one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn first(
+        &self,
+        index: &'static str,
+        value: &str,
+        descending: bool,
+    ) -> Result<Option<DeadLetter>, StoreError> {
+        let query = PageQuery { index, equal: vec![value.into()], descending, limit: 1, ..PageQuery::default() };
         let page = self.documents.page(query).await?;
         Ok(page.documents.into_iter().next().map(|found| found.document))
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use runmesh_events::{Catalog, EventType};
-use runmesh_store::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, StoreError};
+use runmesh_store::{Document, DocumentStore, Documents, Index, IndexValue, PageQuery, StoreError, from_json, to_json};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -56,12 +56,11 @@ impl Document for Override {
     }
 
     fn encode(&self) -> Vec<u8> {
-        // Strings, numbers and times always have a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
+        to_json(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| StoreError::Corrupt(format!("a retry policy: {error}")))
+        from_json(bytes, "a retry policy")
     }
 }
 

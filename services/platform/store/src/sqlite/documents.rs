@@ -176,28 +176,28 @@ fn put(
     write: RawWrite,
     expected: Option<Revision>,
 ) -> Result<Revision, StoreError> {
+    let id = write.id.clone();
     let written = match expected {
-        None => insert(connection, collection, &write),
-        Some(seen) => update(connection, collection, &write, seen),
+        None => insert(connection, collection, write),
+        Some(seen) => update(connection, collection, write, seen),
     };
-    written.map_err(backend)?.map(revision).ok_or(StoreError::RevisionMismatch { collection, id: write.id })
+    written.map_err(backend)?.map(revision).ok_or(StoreError::RevisionMismatch { collection, id })
 }
 
 /// The revision of what was written. `None`: there is a document of this id.
-fn insert(connection: &Connection, collection: &str, write: &RawWrite) -> rusqlite::Result<Option<i64>> {
+fn insert(connection: &Connection, collection: &str, write: RawWrite) -> rusqlite::Result<Option<i64>> {
     // A revision begins at the time, so that a document that is made again does not come back to one that it had.
     let first = micros(SystemTime::now());
-    let mut values: Vec<Value> =
-        vec![write.id.clone().into(), first.into(), write.body.clone().into(), write.due.map(micros).into()];
+    let marks = ", ?".repeat(write.values.len());
+    let mut values: Vec<Value> = vec![write.id.into(), first.into(), write.body.into(), write.due.map(micros).into()];
     let mut names = String::new();
-    for (field, value) in &write.values {
+    for (field, value) in write.values {
         names.push_str(&format!(", f_{field}"));
-        values.push(to_sql(value.clone()));
+        values.push(to_sql(value));
     }
     let sql = format!(
-        "INSERT INTO doc_{collection} (id, revision, body, due{names}) VALUES (?, ?, ?, ?{})
-         ON CONFLICT DO NOTHING",
-        ", ?".repeat(write.values.len())
+        "INSERT INTO doc_{collection} (id, revision, body, due{names}) VALUES (?, ?, ?, ?{marks})
+         ON CONFLICT DO NOTHING"
     );
     // Without RETURNING, for which SQLite makes a table each time.
     let written = connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
@@ -206,40 +206,29 @@ fn insert(connection: &Connection, collection: &str, write: &RawWrite) -> rusqli
 
 /// The revision of what was written. `None`: the document is at another one than was seen. Only fields that change are
 /// written: each that is costs the place in its indexes.
-fn update(
-    connection: &Connection,
-    collection: &str,
-    write: &RawWrite,
-    seen: Revision,
-) -> rusqlite::Result<Option<i64>> {
+fn update(connection: &Connection, collection: &str, write: RawWrite, seen: Revision) -> rusqlite::Result<Option<i64>> {
     let seen = i64::try_from(seen).unwrap_or(i64::MAX);
-    let fields: String = write.values.iter().map(|(field, _)| format!(", f_{field}")).collect();
-    let sql = format!("SELECT due{fields} FROM doc_{collection} WHERE id = ? AND revision = ?");
-    let new = |place: usize| write.values.get(place).map(|(field, value)| (field, to_sql(value.clone())));
-    let changed = connection
+    let RawWrite { id, body, values: fields, due } = write;
+    let names: String = fields.iter().map(|(field, _)| format!(", f_{field}")).collect();
+    let sql = format!("SELECT due{names} FROM doc_{collection} WHERE id = ? AND revision = ?");
+    let known = connection
         .prepare_cached(&sql)?
-        .query_row(params![write.id, seen], |row| {
-            let mut changed = Vec::new();
-            for place in 0..write.values.len() {
-                let known: Value = row.get(place + 1)?;
-                changed.extend(new(place).filter(|(_, value)| *value != known));
-            }
-            Ok((row.get::<_, Value>(0)?, changed))
+        .query_row(params![id, seen], |row| {
+            (0..=fields.len()).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<Value>>>()
         })
         .optional()?;
-    let Some((known_due, changed)) = changed else { return Ok(None) };
-    let mut values: Vec<Value> = vec![write.body.clone().into()];
+    let Some(known) = known else { return Ok(None) };
     let mut sets = String::new();
-    let due: Value = write.due.map(micros).into();
-    if due != known_due {
-        sets.push_str(", due = ?");
-        values.push(due);
+    let mut values: Vec<Value> = vec![body.into()];
+    let due = ("due".to_owned(), due.map(micros).into());
+    let fields = fields.into_iter().map(|(field, value)| (format!("f_{field}"), to_sql(value)));
+    for ((column, value), known) in std::iter::once(due).chain(fields).zip(known) {
+        if value != known {
+            sets.push_str(&format!(", {column} = ?"));
+            values.push(value);
+        }
     }
-    for (field, value) in changed {
-        sets.push_str(&format!(", f_{field} = ?"));
-        values.push(value);
-    }
-    values.extend([write.id.clone().into(), seen.into()]);
+    values.extend([id.into(), seen.into()]);
     let sql =
         format!("UPDATE doc_{collection} SET revision = revision + 1, body = ?{sets} WHERE id = ? AND revision = ?");
     let written = connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
