@@ -38,6 +38,9 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// The shortest time for the start of a run: timers are looked for each second.
 const SHORTEST_START_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The shortest time between two looks of the reconciler: what is wrong at both is not on its way any more.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -88,6 +91,8 @@ pub struct Config {
     pub saga: SagaConfig,
     /// The runner.
     pub runner: RunnerConfig,
+    /// What exists, compared with what the logs say.
+    pub reconciler: ReconcilerConfig,
     /// The gateway.
     pub gateway: GatewaySettings,
     /// Faults on purpose.
@@ -227,6 +232,15 @@ pub struct TelemetryConfig {
     pub otlp_endpoint: Option<String>,
 }
 
+/// What exists, compared with what the logs say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReconcilerConfig {
+    /// The time from one look to the next. What two looks in a row find is repaired.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+}
+
 /// Shutdown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -254,6 +268,7 @@ impl Default for Config {
             scheduler: SchedulerConfig::default(),
             saga: SagaConfig::default(),
             runner: RunnerConfig::default(),
+            reconciler: ReconcilerConfig::default(),
             gateway: GatewaySettings::default(),
             faults: FaultsConfig::default(),
             log: LogConfig::default(),
@@ -287,6 +302,12 @@ impl Default for RunnerConfig {
             memory_bytes: 0,
             cpu_millis: 0,
         }
+    }
+}
+
+impl Default for ReconcilerConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30) }
     }
 }
 
@@ -389,6 +410,9 @@ impl Config {
         }
         if self.saga.start_timeout < SHORTEST_START_TIMEOUT {
             return refuse("saga.start_timeout", "is less than 1s".to_owned());
+        }
+        if self.reconciler.interval < SHORTEST_INTERVAL {
+            return refuse("reconciler.interval", "is less than 1s".to_owned());
         }
         if self.gateway.heartbeat < SHORTEST_HEARTBEAT {
             return refuse("gateway.heartbeat", "is less than 100ms".to_owned());

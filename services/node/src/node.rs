@@ -252,6 +252,11 @@ impl Node {
                 let (consumer, stop) = (backend.consumer.clone(), node.intake.clone());
                 let group = faults.into_group(runner.consumer_group());
                 node.runner_parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
+                let (reconciler, every, stop) = (runner.clone(), config.reconciler.interval, node.rest.clone());
+                node.parts.spawn(part("reconciler", async move {
+                    reconciler.reconcile(every, stop).await;
+                    Ok::<_, StoreError>(())
+                }));
                 let (leases, stop) = (runner.clone(), node.rest.clone());
                 node.parts.spawn(part("leases", async move {
                     leases.watch_leases(stop).await;
@@ -264,9 +269,9 @@ impl Node {
                 }));
             }
             if let Some(scheduler) = built.scheduler {
-                let stop = node.rest.clone();
+                let (compare, stop) = (config.reconciler.interval, node.rest.clone());
                 node.parts.spawn(part("scheduler's watch", async move {
-                    scheduler.watch(stop).await;
+                    scheduler.watch(compare, stop).await;
                     Ok::<_, StoreError>(())
                 }));
             }

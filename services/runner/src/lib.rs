@@ -18,6 +18,7 @@ mod output;
 mod plan;
 mod presence;
 mod receipt;
+mod reconcile;
 pub mod runtimes;
 pub mod sandbox;
 mod service;
@@ -31,7 +32,7 @@ pub use sandbox::process::helper::{ARGUMENT as SANDBOX_HELPER_ARGUMENT, run_if_a
 pub use sandbox::process::{Avoid, HelperCommand, ProcessConfig, ProcessSandbox};
 pub use sandbox::{
     Canceller, Chunk, Collect, Ending, Enforcement, Level, Limit, Limits, Outcome, OutputStream, Recovered, Run,
-    RunSpec, Sandbox, SandboxError, SourceFile, Started, Usage,
+    RunSpec, Sandbox, SandboxError, SourceFile, Started, Stray, Usage,
 };
 pub use service::{GROUP, Runner, TOPICS, group_of};
 pub use toolchains::{ToolchainError, Toolchains};

@@ -5,6 +5,8 @@
 //! everything that was made for it.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -226,6 +228,43 @@ pub struct Recovered {
     pub folders: usize,
 }
 
+/// Something that exists on this machine and belongs to no run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stray {
+    /// A process of a sandbox, and when it started, in ticks since the machine did.
+    Process {
+        /// Its id.
+        pid: u32,
+        /// Its start.
+        started: u64,
+    },
+    /// A working folder.
+    Folder(PathBuf),
+    /// A control group.
+    Cgroup(PathBuf),
+}
+
+impl Stray {
+    /// What kind of thing it is, as one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Stray::Process { .. } => "sandbox",
+            Stray::Folder(_) => "folder",
+            Stray::Cgroup(_) => "cgroup",
+        }
+    }
+}
+
+impl fmt::Display for Stray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stray::Process { pid, .. } => write!(f, "the process {pid}"),
+            Stray::Folder(path) => write!(f, "the folder {}", path.display()),
+            Stray::Cgroup(path) => write!(f, "the cgroup {}", path.display()),
+        }
+    }
+}
+
 /// A place where scripts run.
 #[async_trait]
 pub trait Sandbox: Send + Sync + 'static {
@@ -248,4 +287,18 @@ pub trait Sandbox: Send + Sync + 'static {
     ///
     /// The leftovers could not be listed.
     async fn recover(&self) -> Result<Recovered, SandboxError>;
+
+    /// What exists and belongs to no run: in ordinary operation nothing. What was removed just now may be among it.
+    ///
+    /// # Errors
+    ///
+    /// What exists could not be listed.
+    async fn strays(&self) -> Result<Vec<Stray>, SandboxError>;
+
+    /// Ends and removes those of these that are strays still, and returns them. What can't be removed is left.
+    ///
+    /// # Errors
+    ///
+    /// What exists could not be listed.
+    async fn remove_strays(&self, seen: Vec<Stray>) -> Result<Vec<Stray>, SandboxError>;
 }

@@ -85,6 +85,7 @@ pub(crate) struct Inner {
 pub(crate) struct Active {
     /// The id of the command to run it.
     command: String,
+    attempt: u32,
     /// Cancelled when the run is to be ended.
     pub(crate) end: CancellationToken,
     why: Mutex<Option<CancelRequest>>,
@@ -252,7 +253,7 @@ impl Inner {
             until: SystemTime::now() + LEASE,
         };
         let Some(revision) = self.take_lease(&lease, log.lost).await? else { return Ok(()) };
-        let active = Arc::new(Active { command: incoming.event.event_id.clone(), ..Active::default() });
+        let active = Arc::new(Active { command: incoming.event.event_id.clone(), attempt, ..Active::default() });
         self.active().insert(execution_id.to_owned(), Arc::clone(&active));
         self.gauge();
         let spec = plan::run_spec(&request, lease.attempt);
@@ -307,6 +308,21 @@ impl Inner {
         Ok(())
     }
 
+    /// The executions in hand, and the attempts at them.
+    pub(crate) fn attempts(&self) -> Vec<(String, u32)> {
+        self.active().iter().map(|(execution_id, active)| (execution_id.clone(), active.attempt)).collect()
+    }
+
+    /// The attempt at an execution that is in hand.
+    pub(crate) fn attempt_in_hand(&self, execution_id: &str) -> Option<u32> {
+        self.active().get(execution_id).map(|active| active.attempt)
+    }
+
+    /// Ends what runs of an execution, if it is in hand.
+    pub(crate) fn abandon(&self, execution_id: &str) -> bool {
+        self.active().get(execution_id).inspect(|active| active.end.cancel()).is_some()
+    }
+
     pub(crate) fn forget(&self, execution_id: &str) {
         self.active().remove(execution_id);
         self.gauge();
@@ -339,7 +355,7 @@ impl Inner {
     }
 
     /// Ends the execution of a runner that is gone, or the attempt.
-    async fn bury(&self, lease: Versioned<RunLease>, words: &str) -> Result<(), StoreError> {
+    pub(crate) async fn bury(&self, lease: Versioned<RunLease>, words: &str) -> Result<(), StoreError> {
         let (execution_id, attempt) = (&lease.document.execution_id, lease.document.attempt);
         loop {
             let log = RunLog::read(self.store.as_ref(), execution_id).await?;

@@ -17,6 +17,8 @@ mod output;
 mod prepared;
 #[path = "process/start.rs"]
 mod start;
+#[path = "process/strays.rs"]
+mod strays;
 #[path = "process/suite.rs"]
 mod suite;
 

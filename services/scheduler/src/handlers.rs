@@ -1,6 +1,7 @@
 //! Answers the saga's commands.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -14,7 +15,7 @@ use runmesh_proto::{
 };
 use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Member, Members, StoreError, read_log};
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -51,9 +52,9 @@ enum Told {
 }
 
 /// How often the runners and the switches are looked at.
-pub(crate) const LOOK: Duration = Duration::from_secs(1);
-/// After so many looks what has slots is compared with the logs.
-const LOOKS_TO_COMPARE: u32 = 30;
+const LOOK: Duration = Duration::from_secs(1);
+/// What is counted of slots that were taken back.
+pub(crate) const REPAIRS: &str = "reconciler_repairs_total";
 /// How far the place of a new execution in the queue is counted, so that a long queue costs no more than a short one.
 const TOLD: usize = 100;
 
@@ -157,16 +158,17 @@ impl Scheduler {
         self.inner.dispatch().await
     }
 
-    /// Does that from time to time, and compares what has slots with the logs, until `shutdown`.
-    pub async fn watch(&self, shutdown: CancellationToken) {
-        let inner = &self.inner;
-        let mut looks = 0;
+    /// Does that from time to time, until `shutdown`, and every `compare` compares what has slots with the logs.
+    pub async fn watch(&self, compare: Duration, shutdown: CancellationToken) {
+        metrics::counter!(REPAIRS, "what" => "slot").increment(0);
+        let mut over = BTreeSet::new();
+        let mut compare_at = Instant::now() + compare;
         while shutdown.run_until_cancelled(sleep(LOOK)).await.is_some() {
-            looks += 1;
             let looked = async {
                 self.look_around().await?;
-                if u32::is_multiple_of(looks, LOOKS_TO_COMPARE) {
-                    inner.compare().await?;
+                if Instant::now() >= compare_at {
+                    over = self.inner.compare(&over).await?;
+                    compare_at = Instant::now() + compare;
                 }
                 Ok::<_, StoreError>(())
             };

@@ -1,16 +1,18 @@
 //! What the scheduler looks at by itself: claims, runners, switches, and whether what has slots is over.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use prost::Message as _;
 use runmesh_events::{AggregateId, Cause, lifecycle};
 use runmesh_proto::queue::Runner;
 use runmesh_store::{Expected, Member, PageQuery, StoreError, read_log};
-use tokio::time::sleep;
 
 use crate::{
     claim::{BY_TIME, Switches},
-    handlers::{GROUP, Inner, LOOK, ordinal},
+    handlers::{GROUP, Inner, REPAIRS, ordinal},
     log::{Accepted, Log, TYPES},
     queue::{Job, Offer, Size},
 };
@@ -114,24 +116,26 @@ impl Inner {
         }
     }
 
-    /// Takes back the slots of executions that are over by their logs. In ordinary operation there are none: the release is
-    /// on its way, and is seen to by the command.
-    pub(crate) async fn compare(&self) -> Result<(), StoreError> {
+    /// Takes back the slots of attempts that are over by their logs, and were at the last look too: the command to release
+    /// one may be on its way. Returns those that are over now.
+    pub(crate) async fn compare(&self, last: &BTreeSet<(String, i32)>) -> Result<BTreeSet<(String, i32)>, StoreError> {
         let granted: Vec<Job> = self.state().queue.granted().cloned().collect();
+        let mut over = BTreeSet::new();
         for job in granted {
             if !self.is_over(&job).await? {
                 continue;
             }
-            // The command may be a moment away.
-            sleep(LOOK).await;
+            let slot = (job.execution_id.clone(), job.attempt);
             let still = self.state().queue.job(&job.execution_id).is_some_and(|now| now.attempt == job.attempt);
-            if still && self.is_over(&job).await? {
+            if still && last.contains(&slot) {
                 tracing::warn!(execution_id = job.execution_id, "a slot was still held by an execution that is over");
-                metrics::counter!("reconciler_repairs_total", "what" => "slot").increment(1);
                 self.release(&job.execution_id, job.attempt).await?;
+                metrics::counter!(REPAIRS, "what" => "slot").increment(1);
+            } else {
+                over.insert(slot);
             }
         }
-        Ok(())
+        Ok(over)
     }
 
     async fn is_over(&self, job: &Job) -> Result<bool, StoreError> {

@@ -113,7 +113,8 @@ impl Shared {
         queue: QueueService,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), NodeError>> + Send + use<> {
-        let (leases, config, store) = (self.leases.clone(), config.scheduler.clone(), store.clone());
+        let (leases, store) = (self.leases.clone(), store.clone());
+        let (config, compare) = (config.scheduler.clone(), config.reconciler.interval);
         async move {
             while let Some(mut lease) = stop.run_until_cancelled(leases.wait_for("scheduler", LEASE)).await {
                 tracing::info!("schedules from now on");
@@ -130,7 +131,7 @@ impl Shared {
                         watch.cancel();
                         ended
                     };
-                    let (ended, ()) = tokio::join!(work, scheduler.watch(watch.clone()));
+                    let (ended, ()) = tokio::join!(work, scheduler.watch(compare, watch.clone()));
                     ended?;
                     Ok::<_, NodeError>(())
                 };

@@ -2,7 +2,7 @@
 
 use std::{
     future::pending,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -21,8 +21,10 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{
     Ending, Enforcement, Level, Limit, Limits, Outcome, Recovered, Run, RunSpec, Runner, Runtimes, Sandbox,
-    SandboxError, Started, Toolchains, Usage, lease::RunLease, sandbox::Demand, service::GROUP,
+    SandboxError, Started, Stray, Toolchains, Usage, lease::RunLease, sandbox::Demand, service::GROUP,
 };
+
+mod reconcile;
 
 const ID: &str = "0190b1f2-7d1e-7000-8000-000000000001";
 const BOUND: Duration = Duration::from_secs(60);
@@ -30,6 +32,7 @@ const BOUND: Duration = Duration::from_secs(60);
 /// A sandbox without processes. Standard input says what a run does: `end` at once, `wait` for its end, `never` start.
 struct Stage {
     started: watch::Sender<usize>,
+    strays: Arc<Mutex<Vec<Stray>>>,
 }
 
 #[async_trait::async_trait]
@@ -69,12 +72,22 @@ impl Sandbox for Stage {
     async fn recover(&self) -> Result<Recovered, SandboxError> {
         Ok(Recovered::default())
     }
+
+    async fn strays(&self) -> Result<Vec<Stray>, SandboxError> {
+        Ok(self.strays.lock().unwrap().clone())
+    }
+
+    async fn remove_strays(&self, seen: Vec<Stray>) -> Result<Vec<Stray>, SandboxError> {
+        self.strays.lock().unwrap().retain(|stray| !seen.contains(stray));
+        Ok(seen)
+    }
 }
 
 struct Bed {
     store: SqliteStore,
     leases: Documents<RunLease>,
     started: watch::Receiver<usize>,
+    strays: Arc<Mutex<Vec<Stray>>>,
     runner: Runner,
     _folder: TempDir,
 }
@@ -94,14 +107,15 @@ impl Bed {
         let path = folder.path().join("store.db");
         let store = SqliteStore::open(&SqliteConfig { path, durability: Durability::Process, relayed: false }).unwrap();
         let (sender, started) = watch::channel(0);
+        let strays = Arc::<Mutex<Vec<Stray>>>::default();
         let toolchains = Toolchains::open(Arc::new(Runtimes::default()), folder.path().join("caches")).unwrap();
         let (events, documents) = (Arc::new(store.clone()), Arc::new(store.clone()));
-        let stage = Arc::new(Stage { started: sender });
+        let stage = Arc::new(Stage { started: sender, strays: Arc::clone(&strays) });
         let members = Members::open(Arc::clone(&documents) as _, "runner").await.unwrap();
         let offer = (members, crate::Offer::default());
         let runner = Runner::build("node", offer, events, documents, stage, toolchains).await.unwrap();
         let leases = Documents::open(Arc::new(store.clone())).await.unwrap();
-        let bed = Self { store, leases, started, runner, _folder: folder };
+        let bed = Self { store, leases, started, strays, runner, _folder: folder };
         bed.append(request).await;
         bed
     }

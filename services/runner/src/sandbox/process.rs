@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Enforcement, Limits, Recovered, Run, RunSpec, Sandbox, SandboxError, Started};
+use super::{Enforcement, Limits, Recovered, Run, RunSpec, Sandbox, SandboxError, Started, Stray};
 
 mod advice;
 mod cgroup;
@@ -28,6 +28,7 @@ mod collect;
 mod ending;
 mod folder;
 pub mod helper;
+mod known;
 mod launcher;
 mod leftovers;
 mod notices;
@@ -38,6 +39,7 @@ mod pool;
 mod prepared;
 mod receipt;
 mod start;
+mod strays;
 mod supervise;
 mod sys;
 mod users;
@@ -47,12 +49,12 @@ mod wire;
 pub use launcher::HelperCommand;
 
 use cgroup::Cgroups;
+use known::Known;
 use launcher::Launcher;
 use order::Queues;
 use pool::Pool;
 use prepared::Prepared;
 use receipt::Held;
-use start::{Running, RunningName};
 use supervise::Supervisor;
 use users::Users;
 
@@ -167,7 +169,8 @@ struct Shared {
     network: bool,
     /// Why not.
     no_network: String,
-    running: Arc<Running>,
+    /// The names of all runs.
+    running: Arc<Known<String>>,
     queues: Arc<Queues>,
     made: AtomicU64,
 }
@@ -232,6 +235,16 @@ impl ProcessSandbox {
         self.shared.cgroups.as_ref().map(Cgroups::folders).unwrap_or_default()
     }
 
+    /// For tests: loses sight of a sandbox that waits, as if it had been forgotten. Returns its first process.
+    ///
+    /// # Errors
+    ///
+    /// There was none, and none could be made.
+    #[cfg(feature = "conformance")]
+    pub fn lose_one(&self) -> Result<u32, SandboxError> {
+        Ok(self.pool.take(None)?.lose())
+    }
+
     /// Why better isolation than what is used did not work here, in words.
     pub fn refusals(&self) -> &[String] {
         &self.shared.refusals
@@ -256,7 +269,7 @@ impl Sandbox for ProcessSandbox {
                 return Err(SandboxError::NotEnforced { missing });
             }
         }
-        let name = RunningName::take(&self.shared.running, &spec)?;
+        let name = start::take_name(&self.shared, &spec)?;
         let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
         // If this future is dropped here, what the closure returns is dropped, and with it the sandbox.
         let (launched, name, spec, held) = blocking(move || {
@@ -265,7 +278,7 @@ impl Sandbox for ProcessSandbox {
         })
         .await??;
         let started = Started {
-            name: name.name.clone(),
+            name: name.value.clone(),
             pid: launched.main_process,
             prepared: launched.prepared,
             at: launched.at,
@@ -283,6 +296,27 @@ impl Sandbox for ProcessSandbox {
             let processes = leftovers::kill(&folders, None, 0);
             let folders = folder::remove_all(&folders)?;
             Ok(Recovered { processes, folders })
+        })
+        .await?
+    }
+
+    async fn strays(&self) -> Result<Vec<Stray>, SandboxError> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || strays::find(&shared)).await?
+    }
+
+    async fn remove_strays(&self, seen: Vec<Stray>) -> Result<Vec<Stray>, SandboxError> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || {
+            let mut removed = Vec::new();
+            for stray in strays::find(&shared)?.into_iter().filter(|stray| seen.contains(stray)) {
+                match strays::remove(&stray) {
+                    Ok(true) => removed.push(stray),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, %stray, "can't be removed; trying again later"),
+                }
+            }
+            Ok(removed)
         })
         .await?
     }

@@ -10,6 +10,7 @@ mod ordinary;
 mod output;
 mod prepared;
 mod start;
+mod strays;
 mod suite;
 
 const AVOID: Avoid = Avoid { namespaces: false, privileges: false, cgroups: false, landlock: false, seccomp: false };

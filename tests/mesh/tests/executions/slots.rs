@@ -1,5 +1,7 @@
 //! Slots and ids: given back whatever happens, used again.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, ensure};
 use futures::future::try_join_all;
 use runmesh_mesh_tests::{Client, Mesh, Options, bash, eventually};
@@ -45,6 +47,36 @@ async fn a_storm_of_cancels_leaves_every_slot_free() -> anyhow::Result<()> {
     .await?;
     // Both slots can be had again.
     try_join_all((0..4).map(|_| client.run(bash("true")))).await?;
+    Ok(())
+}
+
+/// What was repaired so far, by its kind.
+async fn repairs(mesh: &Mesh) -> anyhow::Result<BTreeMap<String, u64>> {
+    let metrics = reqwest::get(format!("{}/metrics", mesh.http()?)).await?.text().await?;
+    let counts =
+        metrics.lines().filter_map(|line| line.strip_prefix("reconciler_repairs_total{what=\"")?.split_once("\"} "));
+    counts.map(|(what, count)| Ok((what.to_owned(), count.parse()?))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_over_is_removed_and_nothing_else_is_repaired() -> anyhow::Result<()> {
+    let mesh = Mesh::start_with(Options::set(["scheduler.slots=2", "reconciler.interval=1s"])).await?;
+    let client = mesh.client().await?;
+    let ids = try_join_all((0..60).map(|number| launch_and_cancel(&client, number))).await?;
+    let left = mesh.data_folder_inside()?.join("work/left-over-1");
+    std::fs::create_dir_all(left.join("work/deep"))?;
+    for execution_id in &ids {
+        client.follow(execution_id).await?;
+    }
+    let found = eventually("the folder removed", async || {
+        let found = repairs(&mesh).await?;
+        Ok((found.get("folder") == Some(&1)).then_some(found))
+    })
+    .await?;
+    ensure!(!left.exists(), "it was counted, and is still there");
+    let kinds = ["cgroup", "folder", "lease", "run", "sandbox", "slot"];
+    ensure!(found.keys().map(String::as_str).eq(kinds), "told are {found:?}");
+    ensure!(found.values().sum::<u64>() == 1, "in ordinary operation there is nothing to repair: {found:?}");
     Ok(())
 }
 

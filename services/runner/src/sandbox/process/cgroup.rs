@@ -5,8 +5,10 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::known::{Known, Mark};
 use super::wire::Entry;
 
 use rustix::process::{Pid, Signal};
@@ -53,6 +55,8 @@ pub(super) struct Cgroups {
     parents: Folders,
     /// What is missing, and why.
     missing: Vec<(Controller, String)>,
+    /// The names of those in use.
+    known: Arc<Known<String>>,
 }
 
 /// The cgroup of one run. Removed when dropped, with what is in it killed.
@@ -60,6 +64,7 @@ pub(super) struct Cgroups {
 pub(super) struct Cgroup {
     version: Version,
     folders: Folders,
+    _name: Mark<String>,
 }
 
 /// The limits of a cgroup. `None`: none.
@@ -133,7 +138,8 @@ impl Cgroups {
     /// There are none that this process may use, and why.
     pub(super) fn open(name: &str) -> Result<Cgroups, String> {
         let found = discover::discover(name)?;
-        let cgroups = Cgroups { version: found.version, parents: found.parents, missing: found.missing };
+        let cgroups =
+            Cgroups { version: found.version, parents: found.parents, missing: found.missing, known: Arc::default() };
         cgroups.clear();
         Ok(cgroups)
     }
@@ -167,7 +173,8 @@ impl Cgroups {
 
     /// Makes the cgroup of a run.
     pub(super) fn create(&self, name: &str) -> io::Result<Cgroup> {
-        let cgroup = Cgroup { version: self.version, folders: self.parents.below(name) };
+        let _name = self.known.mark(name.to_owned());
+        let cgroup = Cgroup { version: self.version, folders: self.parents.below(name), _name };
         for folder in cgroup.folders.each() {
             fs::create_dir(folder)?;
         }
@@ -177,15 +184,25 @@ impl Cgroups {
     /// Kills and removes every cgroup of a run. Returns how many processes there were.
     pub(super) fn clear(&self) -> usize {
         let mut killed = 0;
-        for parent in self.parents.each() {
-            for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    killed += kill(&entry.path());
-                    remove(&entry.path()).ok();
-                }
-            }
+        for folder in self.all() {
+            killed += kill(&folder);
+            remove(&folder).ok();
         }
         killed
+    }
+
+    /// Those that belong to no sandbox.
+    pub(super) fn strays(&self) -> Vec<PathBuf> {
+        let name = |folder: &PathBuf| folder.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let mut all = self.all();
+        all.retain(|folder| name(folder).is_none_or(|name| !self.known.has(&name)));
+        all
+    }
+
+    fn all(&self) -> Vec<PathBuf> {
+        let entries =
+            self.parents.each().into_iter().filter_map(|parent| fs::read_dir(parent).ok()).flatten().flatten();
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
     }
 }
 
@@ -320,6 +337,15 @@ fn kill(folder: &Path) -> usize {
         std::thread::sleep(Duration::from_millis(1));
     }
     found
+}
+
+/// Kills and removes a cgroup that nobody has. Returns whether it was there.
+pub(super) fn remove_stray(folder: &Path) -> io::Result<bool> {
+    if !folder.exists() {
+        return Ok(false);
+    }
+    kill(folder);
+    remove(folder).map(|()| true)
 }
 
 fn remove(folder: &Path) -> io::Result<()> {

@@ -122,16 +122,23 @@ impl Drop for Folder {
     }
 }
 
+/// The working folders of a root.
+pub(super) fn all(root: &Path) -> Result<Vec<PathBuf>, SandboxError> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(root).map_err(SandboxError::io("list the folder", root))? {
+        let entry = entry.map_err(SandboxError::io("list the folder", root))?;
+        if entry.file_name() != LOCK && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            folders.push(entry.path());
+        }
+    }
+    Ok(folders)
+}
+
 /// Removes every working folder of a root, and says how many there were.
 pub(super) fn remove_all(root: &Path) -> Result<usize, SandboxError> {
-    let entries = fs::read_dir(root).map_err(SandboxError::io("list the folder", root))?;
     let mut removed = 0;
-    for entry in entries {
-        let entry = entry.map_err(SandboxError::io("list the folder", root))?;
-        if entry.file_name() == LOCK || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        match remove(&entry.path()) {
+    for folder in all(root)? {
+        match remove(&folder) {
             Ok(()) => removed += 1,
             Err(error) => tracing::warn!(%error, "a working folder is left behind"),
         }
@@ -176,7 +183,7 @@ fn check_path(path: &str) -> Result<(), PathError> {
 }
 
 /// Processes that are just being killed may still write: then it is tried again.
-fn remove(path: &Path) -> Result<(), SandboxError> {
+pub(super) fn remove(path: &Path) -> Result<(), SandboxError> {
     let mut tries = 0;
     loop {
         match remove_once(path) {

@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use super::known::{Known, Mark};
 use super::sys;
 use super::wire::{self, Capable, Fault, Prepare, Setup};
 use crate::sandbox::SandboxError;
@@ -43,6 +44,8 @@ pub(super) struct Launcher {
     setup: Setup,
     capable: Capable,
     connection: Mutex<Option<Connection>>,
+    /// The first processes of all sandboxes.
+    firsts: Arc<Known<u32>>,
 }
 
 #[derive(Debug)]
@@ -55,7 +58,7 @@ struct Connection {
 impl Launcher {
     pub(super) fn start(command: HelperCommand, setup: Setup) -> Result<Launcher, SandboxError> {
         let (connection, capable) = Connection::open(&command, &setup)?;
-        Ok(Launcher { command, setup, capable, connection: Mutex::new(Some(connection)) })
+        Ok(Launcher { command, setup, capable, connection: Mutex::new(Some(connection)), firsts: Arc::default() })
     }
 
     pub(super) fn setup(&self) -> &Setup {
@@ -67,7 +70,11 @@ impl Launcher {
     }
 
     /// Has a sandbox made, with these descriptors beside the order. Returns the id of its first process, and a handle to it.
-    pub(super) fn prepare(&self, order: &Prepare, beside: &[BorrowedFd<'_>]) -> Result<(u32, OwnedFd), SandboxError> {
+    pub(super) fn prepare(
+        &self,
+        order: &Prepare,
+        beside: &[BorrowedFd<'_>],
+    ) -> Result<(Mark<u32>, OwnedFd), SandboxError> {
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         for last in [false, true] {
             let connection = match &mut *slot {
@@ -75,7 +82,10 @@ impl Launcher {
                 empty => empty.insert(Connection::open(&self.command, &self.setup)?.0),
             };
             match connection.prepare(order, beside) {
-                Ok(answer) => return answer.map_err(SandboxError::from),
+                Ok(answer) => {
+                    // Before another looks for strays.
+                    return answer.map(|(pid, handle)| (self.firsts.mark(pid), handle)).map_err(SandboxError::from);
+                }
                 // It is well, and so are the scripts that run: the kernel refused this one message.
                 Err(source) if !is_gone(&source) => {
                     return Err(SandboxError::Setup { step: "speak with the helper".to_owned(), source });
@@ -92,6 +102,16 @@ impl Launcher {
             }
         }
         Err(SandboxError::ShuttingDown)
+    }
+
+    /// First processes of sandboxes that nobody has. Where the kernel does not tell of children, none are found.
+    pub(super) fn strays(&self) -> Vec<u32> {
+        // While this is held none is being made.
+        let slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(helper) = slot.as_ref().map(|connection| connection.child.id()) else { return Vec::new() };
+        let children = std::fs::read_to_string(format!("/proc/{helper}/task/{helper}/children")).unwrap_or_default();
+        let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.filter(|pid| !self.firsts.has(pid)).collect()
     }
 }
 

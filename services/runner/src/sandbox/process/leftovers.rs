@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -51,24 +51,33 @@ fn end(root: &Path, run: Option<&Path>, pid: Pid) {
 }
 
 fn find(root: &Path, run: Option<&Path>, main: u32) -> Vec<Pid> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid > main))
-        .filter_map(Pid::from_raw)
-        .filter(|pid| is_marked(root, run, *pid))
-        .collect()
+    let later = processes().filter(|pid| *pid > main).filter_map(|pid| Pid::from_raw(pid.cast_signed()));
+    later.filter(|pid| is_marked(root, run, *pid)).collect()
 }
 
-/// Whether a process that is alive has the marks of a run. Those of a zombie can't be read.
+/// Every process of a script with a folder in `root`, with that folder.
+pub(super) fn marked(root: &Path) -> Vec<(u32, PathBuf)> {
+    processes().filter_map(|pid| Some((pid, folder_of(root, pid.cast_signed())?))).collect()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Whether a process that is alive has the marks of a run.
 fn is_marked(root: &Path, run: Option<&Path>, pid: Pid) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    folder_of(root, pid.as_raw_nonzero().get()).is_some_and(|folder| run.is_none_or(|run| run == folder))
+}
+
+/// The folder in `root` that the marks of a process name. Those of a zombie can't be read.
+fn folder_of(root: &Path, pid: i32) -> Option<PathBuf> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = |name: &str| {
         environment
             .split(|byte| *byte == 0)
             .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
     };
-    let Some(folder) = value(FOLDER_MARKER) else { return false };
-    let folder = Path::new(std::ffi::OsStr::from_bytes(folder));
-    value(MARKER).is_some() && folder.parent() == Some(root) && run.is_none_or(|run| run == folder)
+    let folder = Path::new(std::ffi::OsStr::from_bytes(value(FOLDER_MARKER)?));
+    (value(MARKER).is_some() && folder.parent() == Some(root)).then(|| folder.to_owned())
 }

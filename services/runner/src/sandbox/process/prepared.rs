@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use super::Shared;
 use super::cgroup::Cgroup;
+use super::known::Mark;
 use super::users::User;
 use super::warm::Warmed;
 use super::wire::{self, Beside, Entry, Isolation, Notice, Prepare};
@@ -38,7 +39,7 @@ pub(super) struct Prepared {
 /// The first process of a sandbox, with which everything in it ends.
 #[derive(Debug)]
 pub(super) struct FirstProcess {
-    pid: u32,
+    pid: Mark<u32>,
     handle: OwnedFd,
     /// `None`: let go of.
     control: Option<OwnedFd>,
@@ -89,10 +90,11 @@ impl Prepared {
         };
         let (pid, handle) = made?;
         drop((theirs, ways));
+        let id = pid.value;
         let first = FirstProcess { pid, handle, control: Some(control), isolation, ended: false };
         let mut prepared = Prepared { first, cgroup, work: None, user, warmed: None, no_proc: String::new() };
         if let Some(cgroup) = prepared.cgroup.as_ref().filter(|_| !entered) {
-            cgroup.add(pid).map_err(failed("move the sandbox into its cgroup"))?;
+            cgroup.add(id).map_err(failed("move the sandbox into its cgroup"))?;
         }
         match prepared.first.receive()? {
             (Notice::Ready { no_proc }, mut beside) => {
@@ -103,6 +105,15 @@ impl Prepared {
             (Notice::Failed(fault), _) => Err(fault.into()),
             (other, _) => Err(failed("set a sandbox up")(io::Error::other(format!("{other:?} came instead")))),
         }
+    }
+}
+
+#[cfg(feature = "conformance")]
+impl Prepared {
+    /// Forgets it, but not that it has its cgroup and its user.
+    pub(super) fn lose(self) -> u32 {
+        let lost = std::mem::ManuallyDrop::new(self);
+        lost.first.pid.lose()
     }
 }
 
@@ -152,7 +163,7 @@ impl FirstProcess {
         }
         self.kill();
         if !self.wait(ENDING) {
-            tracing::warn!(pid = self.pid, "the processes of a sandbox did not end in time");
+            tracing::warn!(pid = self.pid.value, "the processes of a sandbox did not end in time");
         }
     }
 

@@ -1,11 +1,9 @@
 //! From what is to be run to a script that runs.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -15,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::cgroup::{Cgroup, CgroupLimits};
 use super::folder::{self, Folder};
+use super::known::Mark;
 use super::notices::Notices;
 use super::order::WriteOrder;
 use super::pipes::{Feed, Source};
@@ -79,32 +78,12 @@ impl Watch {
     }
 }
 
-/// The names of the runs of a node.
-#[derive(Debug, Default)]
-pub(super) struct Running(Mutex<HashSet<String>>);
-
-/// The name of one, which no other run has meanwhile.
-#[derive(Debug)]
-pub(super) struct RunningName {
-    pub(super) name: String,
-    running: Arc<Running>,
-}
-
-impl RunningName {
-    pub(super) fn take(running: &Arc<Running>, spec: &RunSpec) -> Result<RunningName, SandboxError> {
-        let name = folder::name_of(spec)?;
-        if !running.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
-            let execution_id = spec.execution_id.clone();
-            return Err(SandboxError::AlreadyRunning { execution_id, attempt: spec.attempt });
-        }
-        Ok(RunningName { name, running: Arc::clone(running) })
-    }
-}
-
-impl Drop for RunningName {
-    fn drop(&mut self) {
-        self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
-    }
+/// The name of a run, which no other has meanwhile.
+pub(super) fn take_name(shared: &Shared, spec: &RunSpec) -> Result<Mark<String>, SandboxError> {
+    shared.running.mark_new(folder::name_of(spec)?).ok_or_else(|| {
+        let execution_id = spec.execution_id.clone();
+        SandboxError::AlreadyRunning { execution_id, attempt: spec.attempt }
+    })
 }
 
 /// Starts the script. Blocks until its program has been loaded. Must be called where the current runtime can be found.

@@ -11,12 +11,13 @@ use super::coalesce::Coalescer;
 use super::collect::Uncollected;
 use super::ending::{Cause, Facts};
 use super::folder::Folder;
+use super::known::Mark;
 use super::notices::Notices;
 use super::order::WriteOrder;
 use super::pipes::{Feed, Source};
 use super::prepared::Prepared;
 use super::receipt::Held;
-use super::start::{Launched, RunningName, Watch};
+use super::start::{Launched, Watch};
 use super::wire::{self, Ended, Notice, Order};
 use super::{Shared, blocking, collect, leftovers};
 use crate::sandbox::{Demand, Ending, Outcome, OutputStream, RunSide, RunSpec, SourceFile};
@@ -41,7 +42,7 @@ pub(super) struct Supervisor {
     // The processes end before their folder is removed, also if the task is dropped.
     sandbox: Prepared,
     folder: Option<Folder>,
-    name: RunningName,
+    name: Mark<String>,
     notices: Notices,
     exit: AsyncFd<OwnedFd>,
     main_process: Option<u32>,
@@ -94,7 +95,7 @@ impl Supervisor {
         spec: RunSpec,
         held: Held,
         launched: Launched,
-        name: RunningName,
+        name: Mark<String>,
         side: RunSide,
     ) -> Supervisor {
         let Launched { sandbox, folder, watch, main_process, cpu_before, began, .. } = launched;
