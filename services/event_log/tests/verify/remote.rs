@@ -49,6 +49,10 @@ impl Bus for Remote {
         self.0.subscribe(group, topics).await
     }
 
+    async fn begin_at_end(&self, group: GroupName, topics: &[EventType]) -> Result<(), BusError> {
+        self.0.begin_at_end(group, topics).await
+    }
+
     async fn lag(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError> {
         self.0.lag(group, topics).await
     }

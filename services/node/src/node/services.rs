@@ -73,6 +73,8 @@ impl Parts<'_> {
                 let node = &self.config.node;
                 let built = Runner::build(node, offer, events, documents, Arc::clone(&sandbox), toolchains).await?;
                 built.recover().await?;
+                // No command names a runner that nobody has heard of yet.
+                self.bus.begin_at_end(runmesh_runner::group_of(node), &runmesh_runner::TOPICS).await?;
                 built.announce().await?;
                 runner = Some(built);
             }

@@ -105,6 +105,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Joins a group. A new group starts at the earliest records.
     async fn subscribe(&self, group: GroupName, topics: &[EventType]) -> Result<Box<dyn Subscription>, BusError>;
 
+    /// Has a new group begin behind what these topics hold now, for one that nothing before it can be meant for. A group that
+    /// has committed anything on one of them stays where it is. To be called before the group has members.
+    async fn begin_at_end(&self, group: GroupName, topics: &[EventType]) -> Result<(), BusError>;
+
     /// How far a group is behind.
     async fn lag(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError>;
 

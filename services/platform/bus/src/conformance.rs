@@ -108,6 +108,7 @@ macro_rules! bus_suite {
             inspection::what_was_published_can_be_read_from_beside,
             inspection::a_reading_can_be_given_up,
             inspection::a_groups_place_is_where_it_goes_on,
+            inspection::a_new_group_can_begin_at_the_end_and_a_known_one_stays_where_it_is,
             progress::an_unfinished_record_holds_the_commit_back,
             progress::a_shutdown_closes_the_gaps_between_what_was_begun,
             progress::keys_run_in_parallel_and_each_in_order,

@@ -115,6 +115,13 @@ impl Bus for EmbeddedBus {
         Ok(Box::new(EmbeddedSubscription { store: self.store.clone(), group, cursors, wake, _member: member }))
     }
 
+    async fn begin_at_end(&self, group: GroupName, topics: &[EventType]) -> Result<(), BusError> {
+        for event_type in topics {
+            topic_of(*event_type)?;
+        }
+        Ok(self.store.begin_at_end(group.as_str(), topics.to_vec()).await?)
+    }
+
     async fn lag(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError> {
         let mut lag = Vec::with_capacity(topics.len());
         for event_type in topics {

@@ -105,6 +105,12 @@ impl Bus for KafkaBus {
         Ok(Box::new(subscription))
     }
 
+    async fn begin_at_end(&self, group: GroupName, topics: &[EventType]) -> Result<(), BusError> {
+        topic_names(topics)?;
+        let (config, topics) = (Arc::clone(&self.config), topics.to_vec());
+        blocking(move || reach::patiently(&config, || inspect::begin_at_end(&config, group, &topics))).await
+    }
+
     async fn lag(&self, group: GroupName, topics: &[EventType]) -> Result<Vec<GroupLag>, BusError> {
         topic_names(topics)?;
         let (config, topics) = (Arc::clone(&self.config), topics.to_vec());

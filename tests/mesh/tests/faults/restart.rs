@@ -138,6 +138,11 @@ async fn no_crash_at_any_moment_loses_an_execution() -> anyhow::Result<()> {
     }
     assert_eq!(client.list().await?.len(), launched.len());
     mark.gone().await?;
+    eventually("no working folder is left", async || {
+        let entries = std::fs::read_dir(mesh.data_folder_inside()?.join("work"))?;
+        Ok((!entries.flatten().any(|entry| entry.path().is_dir())).then_some(()))
+    })
+    .await?;
     eventually("no slot in use and nobody waiting", async || {
         let answer = client.queue.clone().get_queue_stats(GetQueueStatsRequest {}).await?.into_inner();
         let stats = answer.stats.context("no stats")?;

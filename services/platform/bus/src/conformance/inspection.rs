@@ -110,6 +110,40 @@ pub async fn a_groups_place_is_where_it_goes_on<H: Harness>() {
     assert!(records(&*bus, last.lane, next[0].1, end).await.is_empty(), "nothing is left for the group");
 }
 
+/// A new group that is to begin at the end gets what comes from then on, also if it had handled nothing by the next start.
+pub async fn a_new_group_can_begin_at_the_end_and_a_known_one_stays_where_it_is<H: Harness>() {
+    let mut harness = H::new().await;
+    let topics = [TOPIC, TOPIC_2];
+    for sequence in 1..=2 {
+        let bus = harness.bus();
+        bus.begin_at_end(GROUP, &topics).await.unwrap();
+        publish(&*bus, vec![record(TOPIC, "a", sequence)]).await;
+        drop(bus);
+        harness = harness.reopen().await;
+    }
+    let bus = harness.bus();
+    let mut subscription = bus.subscribe(GROUP, &topics).await.unwrap();
+    let deliveries = read(subscription.as_mut(), 2).await;
+    assert_eq!(sequences(&deliveries), [1, 2], "the group is known since its first beginning");
+    subscription.commit(&[(deliveries[0].lane, deliveries[0].offset)]).await.unwrap();
+    drop(subscription);
+    bus.begin_at_end(GROUP, &topics).await.unwrap();
+    publish(&*bus, vec![record(TOPIC_2, "a", 3)]).await;
+    let other = GroupName::new("inspection-later");
+    bus.begin_at_end(other, &topics).await.unwrap();
+    publish(&*bus, vec![record(TOPIC, "a", 4)]).await;
+    let mut subscription = bus.subscribe(GROUP, &topics).await.unwrap();
+    let mut known = sequences(&read(subscription.as_mut(), 3).await);
+    known.sort_unstable();
+    assert_eq!(known, [2, 3, 4]);
+    let mut subscription = bus.subscribe(other, &topics).await.unwrap();
+    assert_eq!(sequences(&read(subscription.as_mut(), 1).await), [4]);
+}
+
+fn sequences(deliveries: &[Delivery]) -> Vec<u64> {
+    deliveries.iter().map(|delivery| delivery.event().unwrap().sequence).collect()
+}
+
 /// A time leads to the first record of this time or later. Not of the suite: not every test cluster can do it.
 pub async fn a_time_leads_to_its_first_record<H: Harness>() {
     let harness = H::new().await;

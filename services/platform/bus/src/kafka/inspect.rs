@@ -10,7 +10,7 @@ use std::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::KafkaError,
 };
 use runmesh_events::{Catalog, EventType, GroupName, TopicSpec};
@@ -136,6 +136,23 @@ pub(super) fn committed(
         .committed_offsets(places, config.request_timeout)
         .map_err(|error| error::of("committed offsets", &error))?;
     offsets(&committed, "committed offsets")
+}
+
+/// Commits the ends of the topics for a group that has committed nothing on any of them.
+pub(super) fn begin_at_end(config: &KafkaConfig, group: GroupName, topics: &[EventType]) -> Result<(), BusError> {
+    if !committed(config, group, topics)?.is_empty() {
+        return Ok(());
+    }
+    let failed = |error| error::of("commit", &error);
+    let mut places = TopicPartitionList::new();
+    for Extent { lane, next, .. } in extents(config, topics)? {
+        let next = Offset::Offset(i64::try_from(next).unwrap_or(i64::MAX));
+        places.add_partition_offset(&topic_of(lane.event_type)?.name, lane.partition, next).map_err(failed)?;
+    }
+    if places.count() == 0 {
+        return Ok(());
+    }
+    observer(config, Some(group))?.commit(&places, CommitMode::Sync).map_err(failed)
 }
 
 /// Reads a lane in a thread of its own, by one client for all of it.

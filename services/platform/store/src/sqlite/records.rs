@@ -159,6 +159,34 @@ impl SqliteStore {
         })
     }
 
+    /// Has a group of which no offset is noted begin behind the records of these types that there are now. One that is
+    /// known stays where it is.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn begin_at_end(&self, group: &'static str, types: Vec<EventType>) -> Result<(), StoreError> {
+        self.inner
+            .writer
+            .run(move |connection, _| {
+                let known: bool = connection
+                    .prepare_cached("SELECT EXISTS (SELECT 1 FROM group_offsets WHERE group_name = ?1)")
+                    .and_then(|mut statement| statement.query_row([group], |row| row.get(0)))
+                    .map_err(backend)?;
+                if known {
+                    return Ok(());
+                }
+                let newest = integer(newest(connection)?.0);
+                let mut insert = connection
+                    .prepare_cached("INSERT INTO group_offsets (group_name, type, position) VALUES (?1, ?2, ?3)")
+                    .map_err(backend)?;
+                for event_type in types {
+                    insert.execute(params![group, event_type as i32, newest]).map_err(backend)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
     /// Notes how far a group has come. An offset never goes back.
     ///
     /// # Errors
