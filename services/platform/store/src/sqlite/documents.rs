@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types::Value};
 
-use super::{SqliteStore, backend, collection, events::length};
+use super::{SqliteStore, backend, collection, events::length, writer};
 use crate::{
     DocumentKind, DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError,
     Versioned, page, record::micros,
@@ -127,7 +127,14 @@ impl DocumentStore for SqliteStore {
     ) -> Vec<Result<Revision, StoreError>> {
         let count = writes.len();
         let put_all = move |connection: &Connection, _: &mut _| {
-            Ok(writes.into_iter().map(|(write, expected)| put(connection, collection, write, expected)).collect())
+            let mut results = Vec::with_capacity(writes.len());
+            for (write, expected) in writes {
+                match put(connection, collection, write, expected) {
+                    Err(error) if writer::is_broken(&error) => return Err(error),
+                    result => results.push(result),
+                }
+            }
+            Ok(results)
         };
         self.inner.writer.run(put_all).await.unwrap_or_else(|error| vec![Err(error); count])
     }

@@ -48,15 +48,6 @@ impl Effects {
         self.deleted.push(aggregate);
     }
 
-    fn mark(&self) -> (usize, usize) {
-        (self.records.len(), self.deleted.len())
-    }
-
-    fn forget_since(&mut self, (records, deleted): (usize, usize)) {
-        self.records.truncate(records);
-        self.deleted.truncate(deleted);
-    }
-
     /// Tells of what was committed: first the memory, so that whoever is woken finds it there.
     fn tell(self, memory: &Memory, live: &LiveEvents) {
         if self.records.is_empty() && self.deleted.is_empty() {
@@ -81,8 +72,22 @@ impl Effects {
     }
 }
 
+/// What running a job did to the transaction that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ran {
+    /// It is as the job wants it, or as it was before.
+    Whole,
+    /// The backend failed in the middle: nobody knows what of the job's changes is in it.
+    Broken,
+}
+
+/// Whether an error says that the backend failed, and not that a job refuses what it is asked for.
+pub(super) fn is_broken(error: &StoreError) -> bool {
+    matches!(error, StoreError::Backend(_) | StoreError::Unavailable(_) | StoreError::Corrupt(_))
+}
+
 trait Job: Send {
-    fn run(&mut self, connection: &Connection, effects: &mut Effects) -> bool;
+    fn run(&mut self, connection: &Connection, effects: &mut Effects) -> Ran;
     fn reply(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
@@ -97,13 +102,13 @@ where
     R: Send,
     F: FnOnce(&Connection, &mut Effects) -> Result<R, StoreError> + Send,
 {
-    fn run(&mut self, connection: &Connection, effects: &mut Effects) -> bool {
-        let Some(work) = self.work.take() else { return false };
+    fn run(&mut self, connection: &Connection, effects: &mut Effects) -> Ran {
+        let Some(work) = self.work.take() else { return Ran::Whole };
         let result = catch_unwind(AssertUnwindSafe(|| work(connection, effects)))
             .unwrap_or_else(|_| Err(StoreError::Backend("a write panicked".to_owned())));
-        let done = result.is_ok();
+        let ran = if result.as_ref().is_err_and(is_broken) { Ran::Broken } else { Ran::Whole };
         self.result = Some(result);
-        done
+        ran
     }
 
     fn reply(self: Box<Self>, committed: Result<(), StoreError>) {
@@ -140,8 +145,9 @@ impl Writer {
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Runs `work` in the next commit and returns what it returned once that is durable. An error of `work` undoes its
-    /// own changes alone. The work is done even when the caller goes away.
+    /// Runs `work` in the next commit and returns what it returned once that is durable. Where `work` refuses what it is
+    /// asked for it has to leave everything as it was; an error of the backend undoes the whole commit, which then is
+    /// not available for the others in it. The work is done even when the caller goes away.
     pub(super) async fn run<R, F>(&self, work: F) -> Result<R, StoreError>
     where
         R: Send + 'static,
@@ -220,7 +226,8 @@ fn checkpoint(connection: &Connection, mode: &str) -> i64 {
     })
 }
 
-/// Runs the first job and those that wait behind it in one transaction.
+/// Runs the first job and those that wait behind it in one transaction. There are no savepoints in it: SQLite copies every
+/// page that a job changes before the first change after one, which cost as much as the changes (docs/performance.md).
 fn transaction(
     connection: &Connection,
     queue: &mpsc::Receiver<Box<dyn Job>>,
@@ -230,9 +237,12 @@ fn transaction(
     execute(connection, "BEGIN IMMEDIATE")?;
     let mut index = 0;
     while index < jobs.len() {
-        if let Err(error) = savepoint(connection, jobs[index].as_mut(), effects) {
-            let _ = execute(connection, "ROLLBACK");
-            return Err(error);
+        if jobs[index].run(connection, effects) == Ran::Broken {
+            // On a full disk SQLite has undone the transaction by itself.
+            if !connection.is_autocommit() {
+                let _ = execute(connection, "ROLLBACK");
+            }
+            return Err(StoreError::Unavailable("a write of the same commit failed; the disk may be full".to_owned()));
         }
         index += 1;
         if jobs.len() < JOBS_PER_COMMIT
@@ -246,20 +256,55 @@ fn transaction(
     })
 }
 
-fn savepoint(connection: &Connection, job: &mut dyn Job, effects: &mut Effects) -> Result<(), StoreError> {
-    execute(connection, "SAVEPOINT job")?;
-    let mark = effects.mark();
-    if !job.run(connection, effects) {
-        effects.forget_since(mark);
-        if connection.is_autocommit() {
-            // As on a full disk: SQLite has undone the whole transaction by itself.
-            return Err(StoreError::Unavailable("the transaction was undone; the disk may be full".to_owned()));
-        }
-        execute(connection, "ROLLBACK TO job")?;
-    }
-    execute(connection, "RELEASE job")
-}
-
 fn execute(connection: &Connection, sql: &str) -> Result<(), StoreError> {
     connection.prepare_cached(sql).and_then(|mut statement| statement.execute([])).map(drop).map_err(backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(connection: &Connection, number: i64) -> Result<(), StoreError> {
+        connection.execute("INSERT INTO numbers VALUES (?1)", [number]).map(drop).map_err(backend)
+    }
+
+    fn numbers(connection: &Connection) -> Result<Vec<i64>, StoreError> {
+        let mut statement = connection.prepare("SELECT number FROM numbers ORDER BY 1").map_err(backend)?;
+        let rows = statement.query_map([], |row| row.get(0)).map_err(backend)?;
+        rows.collect::<rusqlite::Result<_>>().map_err(backend)
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_its_own_affair_and_a_failure_undoes_the_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Connection::open(folder.path().join("numbers.db")).unwrap();
+        let connection = open();
+        connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE numbers (number PRIMARY KEY)").unwrap();
+        let memory = Arc::new(Memory::new(crate::Position(0)));
+        let writer = Writer::start(connection, open(), memory, LiveEvents::default()).unwrap();
+        // While the first one waits, the others gather for the same commit, in this order.
+        for fails in [false, true] {
+            let (go, wait) = mpsc::channel::<()>();
+            let first = writer.run(move |_, _| wait.recv().map_err(|error| StoreError::Invalid(error.to_string())));
+            let one = writer.run(move |connection, _| insert(connection, if fails { 2 } else { 1 }));
+            let refuses = writer.run(|_, _| Err::<(), _>(StoreError::Invalid("no".to_owned())));
+            let last = writer.run(move |connection, _| {
+                insert(connection, 3)?;
+                assert!(!fails, "on purpose");
+                Ok(())
+            });
+            let go = async { go.send(()).unwrap() };
+            let (first, one, refuses, last, ()) = tokio::join!(first, one, refuses, last, go);
+            assert!(matches!(refuses, Err(StoreError::Invalid(_))), "{refuses:?}");
+            if fails {
+                assert!(matches!(last, Err(StoreError::Backend(_))), "{last:?}");
+                for beside in [first, one] {
+                    assert!(beside.as_ref().is_err_and(StoreError::is_transient), "{beside:?}");
+                }
+            } else {
+                first.and(one).and(last).unwrap();
+            }
+        }
+        assert_eq!(writer.run(|connection, _| numbers(connection)).await.unwrap(), [1, 3]);
+    }
 }
