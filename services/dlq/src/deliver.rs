@@ -89,10 +89,8 @@ impl Inner {
         let sent: Vec<&DeadLetter> =
             marked.iter().zip(&written).filter(|(_, written)| written.is_ok()).map(|((letter, _), _)| letter).collect();
         // What fails from here on is done again after a moment, since the letters are marked.
-        let published = match tell::retries(&*self.events, &sent, by).await {
-            Ok(()) => self.publish(&sent, now).await,
-            Err(error) => Err(error),
-        };
+        let (told, published) = tokio::join!(tell::retries(&*self.events, &sent, by), self.publish(&sent, now));
+        let published = told.and(published);
         written
             .iter()
             .map(|written| match (written, &published) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use runmesh_store::{Claim, StoreError, Versioned};
+use runmesh_store::{Claim, StoreError, Versioned, in_background};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -33,7 +33,8 @@ const AT_A_TIME: usize = 8;
 /// How many letters are delivered together.
 const BATCH: usize = 64;
 
-/// How many may be on their way to their groups: so a live record waits for no more than these.
+/// How many may be on their way to their groups, which take on four times as many records at once: so there is room for live
+/// ones.
 const ON_THE_WAY: u64 = 256;
 
 /// How often progress is told, at least, and lag is asked for.
@@ -62,7 +63,7 @@ impl Inner {
                 Ok(claims) => {
                     for Claim { document, .. } in claims {
                         let (inner, shutdown) = (Arc::clone(self), shutdown.clone());
-                        carried.spawn(async move { inner.carry_on(document, &shutdown).await });
+                        carried.spawn(in_background(async move { inner.carry_on(document, &shutdown).await }));
                     }
                 }
                 Err(error) => tracing::warn!(%error, "can't look for redrives; trying again"),

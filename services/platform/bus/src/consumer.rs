@@ -90,7 +90,7 @@ impl Consumer {
         let Some(subscription) = self.join(&group, &shutdown).await? else { return Ok(()) };
         tracing::debug!(group = %group.name, bus = self.bus.name(), "joined");
         let progress = Arc::new(Progress::default());
-        let queue = Arc::new(KeyedQueue::new(subscription.membership(), shutdown.clone()));
+        let queue = Arc::new(KeyedQueue::new(subscription.membership(), group.workers.max(1), shutdown.clone()));
         let stop = shutdown.child_token();
         // What an earlier run of the process has left behind is not so any more.
         self.paused.tell(group.name, None).await;

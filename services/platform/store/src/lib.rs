@@ -9,6 +9,7 @@
 //! ids that were appended before adds nothing; a document changes only from the revision that its writer saw; nothing
 //! needs a transaction over more than one aggregate or document.
 
+mod background;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod cursor;
@@ -26,6 +27,7 @@ mod selection;
 pub mod sqlite;
 
 pub use self::mongodb::MongoStore;
+pub use background::in_background;
 pub use cursor::{Cursor, InvalidCursor};
 pub use document::{
     Claim, Document, DocumentKind, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite,

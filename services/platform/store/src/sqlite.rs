@@ -13,6 +13,7 @@ mod memory;
 mod reader;
 pub mod records;
 mod schema;
+mod tallies;
 mod writer;
 
 use std::{
@@ -26,6 +27,7 @@ use rusqlite::{Connection, config::DbConfig};
 use crate::{LiveEvents, StoreError};
 use memory::Memory;
 use reader::Readers;
+use tallies::Counted;
 use writer::Writer;
 
 /// What a commit waits for.
@@ -71,6 +73,7 @@ struct Inner {
     readers: Readers,
     memory: Arc<Memory>,
     live: LiveEvents,
+    counted: Counted,
     relayed: bool,
     _lock: File,
 }
@@ -107,7 +110,17 @@ impl SqliteStore {
         let memory = Arc::new(Memory::new(records::newest(&connection)?));
         let writer = Writer::start(connection, checkpoints, Arc::clone(&memory), live.clone())?;
         let readers = Readers::new(config.path.clone());
-        Ok(Self { inner: Arc::new(Inner { writer, readers, memory, live, relayed: config.relayed, _lock: lock }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                writer,
+                readers,
+                memory,
+                live,
+                counted: Counted::default(),
+                relayed: config.relayed,
+                _lock: lock,
+            }),
+        })
     }
 }
 

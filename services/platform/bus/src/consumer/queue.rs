@@ -20,6 +20,8 @@ pub(super) struct KeyedQueue {
     state: Mutex<State>,
     ready: Semaphore,
     membership: Membership,
+    /// How many redrives are worked on at once, so that there is a worker for what comes meanwhile.
+    redrives: usize,
     /// From then on nothing is begun that lies behind everything that was begun in its lane.
     ending: CancellationToken,
 }
@@ -30,6 +32,10 @@ struct State {
     ready: VecDeque<Assigned>,
     /// The same of redrives, which are taken when no other is ready: they disturb nobody.
     redriven: VecDeque<Assigned>,
+    /// How many redrives are worked on.
+    redriving: usize,
+    /// How many workers have come for a redrive when too many were worked on: so many permits are to be given again.
+    owed: usize,
     /// The keys of which a record is ready or being worked on, each with those that wait behind it.
     keys: HashMap<Bytes, VecDeque<Assigned>>,
     /// The greatest offset of each lane that a worker has begun.
@@ -38,14 +44,19 @@ struct State {
 
 impl State {
     fn add_ready(&mut self, assigned: Assigned) {
-        let is_redrive = assigned.0.header(header::REDRIVE_GROUP).is_some();
-        if is_redrive { self.redriven.push_back(assigned) } else { self.ready.push_back(assigned) }
+        if is_redrive(&assigned.0) { self.redriven.push_back(assigned) } else { self.ready.push_back(assigned) }
     }
 }
 
+fn is_redrive(delivery: &Delivery) -> bool {
+    delivery.header(header::REDRIVE_GROUP).is_some()
+}
+
 impl KeyedQueue {
-    pub(super) fn new(membership: Membership, ending: CancellationToken) -> Self {
-        Self { state: Mutex::default(), ready: Semaphore::new(0), membership, ending }
+    /// A queue for so many workers.
+    pub(super) fn new(membership: Membership, workers: usize, ending: CancellationToken) -> Self {
+        let redrives = (workers - workers / 4).max(1);
+        Self { state: Mutex::default(), ready: Semaphore::new(0), membership, redrives, ending }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -75,27 +86,47 @@ impl KeyedQueue {
                 self.remove_rest(&mut state, |_| true);
             }
             // What was waited for may have been given up meanwhile.
-            let Some(assigned) = state.ready.pop_front().or_else(|| state.redriven.pop_front()) else { continue };
+            let assigned = match state.ready.pop_front() {
+                Some(assigned) => assigned,
+                None if state.redriving >= self.redrives && !state.redriven.is_empty() => {
+                    state.owed += 1;
+                    continue;
+                }
+                None => match state.redriven.pop_front() {
+                    Some(assigned) => {
+                        state.redriving += 1;
+                        assigned
+                    }
+                    None => continue,
+                },
+            };
             let begun = state.begun.entry(assigned.0.lane).or_default();
             *begun = assigned.0.offset.max(*begun);
             return Some(assigned);
         }
     }
 
-    /// The worker is done with a record of this key: the next one of it may be taken, after those that are ready.
-    pub(super) fn done(&self, key: &Bytes) {
+    /// The worker is done with a record: the next one of its key may be taken, after those that are ready.
+    pub(super) fn done(&self, delivery: &Delivery) {
         let mut state = self.lock();
-        let Some(behind) = state.keys.get_mut(key) else { return };
-        match behind.pop_front() {
-            Some(next) => {
-                state.add_ready(next);
-                drop(state);
-                self.ready.add_permits(1);
-            }
-            None => {
-                state.keys.remove(key);
+        let mut permits = 0;
+        if is_redrive(delivery) {
+            state.redriving = state.redriving.saturating_sub(1);
+            if state.owed > 0 {
+                state.owed -= 1;
+                permits += 1;
             }
         }
+        match state.keys.get_mut(&delivery.key).map(VecDeque::pop_front) {
+            Some(Some(next)) => {
+                state.add_ready(next);
+                permits += 1;
+            }
+            Some(None) => drop(state.keys.remove(&delivery.key)),
+            None => {}
+        }
+        drop(state);
+        self.ready.add_permits(permits);
     }
 
     /// Gives up what lies behind everything that a worker has begun in its lane, in the lanes of this kind. Returns the
@@ -146,8 +177,11 @@ impl KeyedQueue {
                 }
             }
         }
+        let gone = before.saturating_sub(state.ready.len() + state.redriven.len());
         // Where there are fewer permits, workers have them already, and find less than they came for.
-        self.ready.forget_permits(before.saturating_sub(state.ready.len() + state.redriven.len()));
+        let forgotten = self.ready.forget_permits(gone);
+        let left = state.redriven.len();
+        state.owed = state.owed.saturating_sub(gone - forgotten).min(left);
     }
 
     /// No worker takes a record any more.
@@ -175,7 +209,7 @@ mod tests {
     impl Bench {
         /// A queue with these records, as lane, offset and key. A key with `!` is that of redrives.
         fn new(records: &[(Lane, u64, &'static str)]) -> Self {
-            let queue = KeyedQueue::new(Membership::certain(), CancellationToken::new());
+            let queue = KeyedQueue::new(Membership::certain(), 16, CancellationToken::new());
             let bench = Self { queue, permits: Arc::new(Semaphore::new(64)) };
             for (lane, offset, key) in records {
                 let delivery = Delivery {
@@ -200,7 +234,7 @@ mod tests {
 
         async fn take(&self) -> (Lane, u64) {
             let (delivery, _permit) = self.queue.next().await.unwrap();
-            self.queue.done(&delivery.key);
+            self.queue.done(&delivery);
             (delivery.lane, delivery.offset)
         }
 
@@ -232,6 +266,34 @@ mod tests {
         assert_eq!((bench.take().await, bench.take().await, bench.take().await), ((ONE, 4), (ONE, 5), (ONE, 1)));
         bench.queue.give_up(&[OTHER]);
         assert_eq!(bench.rest().await, [(ONE, 2), (ONE, 3)]);
+    }
+
+    #[tokio::test]
+    async fn redrives_leave_a_worker_for_what_comes_meanwhile() {
+        let mut bench = Bench::new(&[(ONE, 1, "a!"), (ONE, 2, "b!"), (ONE, 3, "c!"), (ONE, 4, "d!")]);
+        bench.queue.redrives = 2;
+        let bench = Arc::new(bench);
+        let (first, _permit) = bench.queue.next().await.unwrap();
+        let _second = bench.queue.next().await.unwrap();
+        {
+            // Two workers more come in vain, and one of them is there for a live record.
+            let mut third = std::pin::pin!(bench.queue.next());
+            let mut fourth = std::pin::pin!(bench.queue.next());
+            assert!(futures::poll!(&mut third).is_pending() && futures::poll!(&mut fourth).is_pending());
+            let permit = Arc::clone(&bench.permits).try_acquire_owned().unwrap();
+            bench
+                .queue
+                .push((Delivery { extra_headers: Vec::new(), key: "e".into(), offset: 5, ..first.clone() }, permit));
+            assert_eq!(third.await.unwrap().0.offset, 5);
+            assert!(futures::poll!(&mut fourth).is_pending());
+            bench.queue.done(&first);
+            assert_eq!(fourth.await.unwrap().0.offset, 3);
+        }
+        // What is given up is not waited for.
+        assert!(futures::poll!(std::pin::pin!(bench.queue.next())).is_pending());
+        bench.queue.give_up(&[ONE]);
+        let state = bench.queue.lock();
+        assert_eq!((state.owed, bench.queue.ready.available_permits()), (0, 0));
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use futures::FutureExt as _;
 use runmesh_events::{Catalog, Event, TraceParent};
-use runmesh_store::StoreError;
+use runmesh_store::{StoreError, in_background};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -49,7 +49,11 @@ impl Worker {
     pub(super) async fn run(self, queue: Arc<KeyedQueue>) {
         while let Some((delivery, permit)) = queue.next().await {
             let started = Instant::now();
-            let outcome = self.deliver(&delivery).await;
+            // What is delivered again disturbs nobody.
+            let outcome = match delivery.header(header::REDRIVE_GROUP) {
+                Some(_) => in_background(self.deliver(&delivery)).await,
+                None => self.deliver(&delivery).await,
+            };
             let group = self.group.name.as_str();
             let topic = Catalog::get().topic(delivery.event_type).map_or("", |topic| topic.name.as_str());
             metrics::counter!("consumer_records_total", "group" => group, "topic" => topic, "outcome" => outcome.as_str())
@@ -61,7 +65,7 @@ impl Worker {
                 self.progress.given_up(&delivery);
             } else {
                 self.progress.finished(&delivery);
-                queue.done(&delivery.key);
+                queue.done(&delivery);
             }
             drop(permit);
         }

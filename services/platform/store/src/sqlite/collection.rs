@@ -4,13 +4,8 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, params_from_iter, types::Value};
 
-use super::{backend, documents::to_sql};
+use super::{backend, documents::to_sql, tallies::table};
 use crate::{DocumentKind, Index, StoreError, page};
-
-/// The name of the table that has the number of documents for each value of a field.
-pub(super) fn counts(collection: &str, field: &str) -> String {
-    format!("count_{collection}_{field}")
-}
 
 /// Makes what is missing. Documents that are older than a field of an index are given it.
 pub(super) fn ensure(connection: &Connection, kind: DocumentKind) -> Result<(), StoreError> {
@@ -28,11 +23,17 @@ pub(super) fn ensure(connection: &Connection, kind: DocumentKind) -> Result<(), 
         sql.push_str(&format!("CREATE INDEX IF NOT EXISTS doc_{collection}_{name} ON doc_{collection} ({fields}id);"));
     }
     connection.execute_batch(&sql).map_err(backend)?;
-    for name in kind.counted {
-        let field = page::first_field(collection, page::find_index(collection, kind.indexes, name)?)?;
+    for field in counted(kind)? {
         count(connection, collection, field)?;
     }
     Ok(())
+}
+
+/// The fields of a kind that are counted.
+pub(super) fn counted(kind: DocumentKind) -> Result<Vec<&'static str>, StoreError> {
+    let field =
+        |name: &&str| page::first_field(kind.collection, page::find_index(kind.collection, kind.indexes, name)?);
+    kind.counted.iter().map(field).collect()
 }
 
 /// Adds the columns of fields that are new, with the values that the documents have.
@@ -73,29 +74,21 @@ fn add_fields(connection: &Connection, kind: DocumentKind) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Has the documents counted with each write from now on: triggers are part of the write, so that the counts are exact.
+/// Counts the documents that are there by a field, where they were not counted so far. From then on writes do it.
 fn count(connection: &Connection, collection: &str, field: &str) -> Result<(), StoreError> {
-    let table = counts(collection, field);
+    let table = table(collection, field);
+    // They did it before the writer itself did.
+    let triggers: String =
+        ["insert", "delete", "update"].iter().map(|on| format!("DROP TRIGGER IF EXISTS {table}_{on};")).collect();
+    connection.execute_batch(&triggers).map_err(backend)?;
     let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
     let known: i64 = connection.query_row(sql, [&table], |row| row.get(0)).map_err(backend)?;
     if known > 0 {
         return Ok(());
     }
-    let add = format!(
-        "INSERT INTO {table} (value, count) VALUES (new.f_{field}, 1)
-         ON CONFLICT (value) DO UPDATE SET count = count + 1;"
-    );
-    let take = format!(
-        "UPDATE {table} SET count = count - 1 WHERE value = old.f_{field};
-         DELETE FROM {table} WHERE value = old.f_{field} AND count <= 0;"
-    );
     let sql = format!(
         "CREATE TABLE {table} (value PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
-         INSERT INTO {table} SELECT f_{field}, count(*) FROM doc_{collection} GROUP BY 1;
-         CREATE TRIGGER {table}_insert AFTER INSERT ON doc_{collection} BEGIN {add} END;
-         CREATE TRIGGER {table}_delete AFTER DELETE ON doc_{collection} BEGIN {take} END;
-         CREATE TRIGGER {table}_update AFTER UPDATE OF f_{field} ON doc_{collection}
-         WHEN old.f_{field} IS NOT new.f_{field} BEGIN {take} {add} END;"
+         INSERT INTO {table} SELECT f_{field}, count(*) FROM doc_{collection} GROUP BY 1;"
     );
     connection.execute_batch(&sql).map_err(backend)
 }

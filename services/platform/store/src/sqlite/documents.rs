@@ -4,18 +4,29 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types::Value};
 
-use super::{SqliteStore, backend, collection, events::length, writer};
+use super::{
+    SqliteStore, backend, collection,
+    events::length,
+    tallies,
+    writer::{self, Effects},
+};
 use crate::{
     DocumentKind, DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError,
-    Versioned, page, record::micros,
+    Versioned, background::is_background, page, record::micros,
 };
+
+/// How many documents are written in one go where that is in no hurry.
+const BACKGROUND_PART: usize = 4;
 
 #[async_trait]
 impl DocumentStore for SqliteStore {
     async fn ensure_collection(&self, kind: DocumentKind) -> Result<(), StoreError> {
-        self.inner.writer.run(move |connection, _| collection::ensure(connection, kind)).await
+        self.inner.writer.run(move |connection, _| collection::ensure(connection, kind)).await?;
+        self.inner.counted.set(kind.collection, collection::counted(kind)?);
+        Ok(())
     }
 
     async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError> {
@@ -34,25 +45,35 @@ impl DocumentStore for SqliteStore {
         write: RawWrite,
         expected: Option<Revision>,
     ) -> Result<Revision, StoreError> {
-        self.inner.writer.run(move |connection, _| put(connection, collection, write, expected)).await
+        let counted = self.inner.counted.of(collection);
+        let place = move |effects: &mut Effects, connection: &Connection| {
+            put(connection, effects, &Kept { collection, counted: &counted }, write, expected)
+        };
+        self.inner.writer.run(move |connection, effects| place(effects, connection)).await
     }
 
     async fn delete(&self, collection: &'static str, id: &str, expected: Option<Revision>) -> Result<bool, StoreError> {
-        let id = id.to_owned();
+        let (id, counted) = (id.to_owned(), self.inner.counted.of(collection));
         self.inner
             .writer
-            .run(move |connection, _| {
-                let sql = format!("SELECT revision FROM doc_{collection} WHERE id = ?1");
-                let found: Option<i64> = connection
+            .run(move |connection, effects| {
+                let names: String = counted.iter().map(|field| format!(", f_{field}")).collect();
+                let sql = format!("SELECT revision{names} FROM doc_{collection} WHERE id = ?1");
+                let columns = |row: &rusqlite::Row<'_>| {
+                    let values =
+                        (1..=counted.len()).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<_>>>()?;
+                    Ok((row.get(0)?, values))
+                };
+                let found: Option<(i64, Vec<Value>)> = connection
                     .prepare_cached(&sql)
-                    .and_then(|mut s| s.query_row([&id], |row| row.get(0)).optional())
+                    .and_then(|mut s| s.query_row([&id], columns).optional())
                     .map_err(backend)?;
-                match (found, expected) {
-                    (None, _) => return Ok(false),
-                    (Some(found), Some(expected)) if revision(found) != expected => {
-                        return Err(StoreError::RevisionMismatch { collection, id });
-                    }
-                    _ => {}
+                let Some((found, values)) = found else { return Ok(false) };
+                if expected.is_some_and(|expected| expected != revision(found)) {
+                    return Err(StoreError::RevisionMismatch { collection, id });
+                }
+                for (field, value) in counted.iter().zip(values) {
+                    effects.tallies.add(collection, field, from_sql(value), -1);
                 }
                 connection
                     .prepare_cached(&format!("DELETE FROM doc_{collection} WHERE id = ?1"))
@@ -125,18 +146,14 @@ impl DocumentStore for SqliteStore {
         collection: &'static str,
         writes: Vec<(RawWrite, Option<Revision>)>,
     ) -> Vec<Result<Revision, StoreError>> {
-        let count = writes.len();
-        let put_all = move |connection: &Connection, _: &mut _| {
-            let mut results = Vec::with_capacity(writes.len());
-            for (write, expected) in writes {
-                match put(connection, collection, write, expected) {
-                    Err(error) if writer::is_broken(&error) => return Err(error),
-                    result => results.push(result),
-                }
-            }
-            Ok(results)
-        };
-        self.inner.writer.run(put_all).await.unwrap_or_else(|error| vec![Err(error); count])
+        // Between the parts of what is in no hurry there is room for what is.
+        let part = if is_background() { BACKGROUND_PART } else { usize::MAX };
+        let mut writes = writes.into_iter().peekable();
+        let mut parts = Vec::new();
+        while writes.peek().is_some() {
+            parts.push(self.put_part(collection, writes.by_ref().take(part).collect()));
+        }
+        join_all(parts).await.into_iter().flatten().collect()
     }
 
     async fn count_by(
@@ -147,7 +164,7 @@ impl DocumentStore for SqliteStore {
     ) -> Result<Vec<(IndexValue, u64)>, StoreError> {
         let field = page::first_field(kind.collection, page::find_index(kind.collection, kind.indexes, index)?)?;
         let mut sql = if kind.counted.contains(&index) {
-            format!("SELECT value, count FROM {} WHERE 1", collection::counts(kind.collection, field))
+            format!("SELECT value, count FROM {} WHERE 1", tallies::table(kind.collection, field))
         } else {
             format!("SELECT f_{field} AS value, count(*) FROM doc_{} WHERE 1", kind.collection)
         };
@@ -177,29 +194,69 @@ impl DocumentStore for SqliteStore {
     }
 }
 
+impl SqliteStore {
+    /// Writes documents in one go.
+    async fn put_part(
+        &self,
+        collection: &'static str,
+        writes: Vec<(RawWrite, Option<Revision>)>,
+    ) -> Vec<Result<Revision, StoreError>> {
+        let (count, counted) = (writes.len(), self.inner.counted.of(collection));
+        let put_all = move |connection: &Connection, effects: &mut Effects| {
+            let kept = Kept { collection, counted: &counted };
+            let mut results = Vec::with_capacity(writes.len());
+            for (write, expected) in writes {
+                match put(connection, effects, &kept, write, expected) {
+                    Err(error) if writer::is_broken(&error) => return Err(error),
+                    result => results.push(result),
+                }
+            }
+            Ok(results)
+        };
+        self.inner.writer.run(put_all).await.unwrap_or_else(|error| vec![Err(error); count])
+    }
+}
+
+/// Where a document is kept, and which of its fields are counted.
+struct Kept<'a> {
+    collection: &'static str,
+    counted: &'a [&'static str],
+}
+
 fn put(
     connection: &Connection,
-    collection: &'static str,
+    effects: &mut Effects,
+    kept: &Kept<'_>,
     write: RawWrite,
     expected: Option<Revision>,
 ) -> Result<Revision, StoreError> {
     let id = write.id.clone();
     let written = match expected {
-        None => insert(connection, collection, write),
-        Some(seen) => update(connection, collection, write, seen),
+        None => insert(connection, effects, kept, write),
+        Some(seen) => update(connection, effects, kept, write, seen),
     };
+    let collection = kept.collection;
     written.map_err(backend)?.map(revision).ok_or(StoreError::RevisionMismatch { collection, id })
 }
 
 /// The revision of what was written. `None`: there is a document of this id.
-fn insert(connection: &Connection, collection: &str, write: RawWrite) -> rusqlite::Result<Option<i64>> {
+fn insert(
+    connection: &Connection,
+    effects: &mut Effects,
+    kept: &Kept<'_>,
+    write: RawWrite,
+) -> rusqlite::Result<Option<i64>> {
+    let Kept { collection, counted } = *kept;
     // A revision begins at the time, so that a document that is made again does not come back to one that it had.
     let first = micros(SystemTime::now());
     let marks = ", ?".repeat(write.values.len());
     let mut values: Vec<Value> = vec![write.id.into(), first.into(), write.body.into(), write.due.map(micros).into()];
-    let mut names = String::new();
+    let (mut names, mut news) = (String::new(), Vec::new());
     for (field, value) in write.values {
         names.push_str(&format!(", f_{field}"));
+        if counted.contains(&field) {
+            news.push((field, value.clone()));
+        }
         values.push(to_sql(value));
     }
     let sql = format!(
@@ -208,12 +265,25 @@ fn insert(connection: &Connection, collection: &str, write: RawWrite) -> rusqlit
     );
     // Without RETURNING, for which SQLite makes a table each time.
     let written = connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
-    Ok((written > 0).then_some(first))
+    if written == 0 {
+        return Ok(None);
+    }
+    for (field, value) in news {
+        effects.tallies.add(collection, field, value, 1);
+    }
+    Ok(Some(first))
 }
 
 /// The revision of what was written. `None`: the document is at another one than was seen. Only fields that change are
 /// written: each that is costs the place in its indexes.
-fn update(connection: &Connection, collection: &str, write: RawWrite, seen: Revision) -> rusqlite::Result<Option<i64>> {
+fn update(
+    connection: &Connection,
+    effects: &mut Effects,
+    kept: &Kept<'_>,
+    write: RawWrite,
+    seen: Revision,
+) -> rusqlite::Result<Option<i64>> {
+    let Kept { collection, counted } = *kept;
     let seen = i64::try_from(seen).unwrap_or(i64::MAX);
     let RawWrite { id, body, values: fields, due } = write;
     let names: String = fields.iter().map(|(field, _)| format!(", f_{field}")).collect();
@@ -227,19 +297,35 @@ fn update(connection: &Connection, collection: &str, write: RawWrite, seen: Revi
     let Some(known) = known else { return Ok(None) };
     let mut sets = String::new();
     let mut values: Vec<Value> = vec![body.into()];
-    let due = ("due".to_owned(), due.map(micros).into());
-    let fields = fields.into_iter().map(|(field, value)| (format!("f_{field}"), to_sql(value)));
-    for ((column, value), known) in std::iter::once(due).chain(fields).zip(known) {
-        if value != known {
-            sets.push_str(&format!(", {column} = ?"));
-            values.push(value);
+    let mut moved = Vec::new();
+    let mut known = known.into_iter();
+    let due: Value = due.map(micros).into();
+    if known.next().is_some_and(|known| known != due) {
+        sets.push_str(", due = ?");
+        values.push(due);
+    }
+    for ((field, value), known) in fields.into_iter().zip(known) {
+        let new = to_sql(value.clone());
+        if new != known {
+            sets.push_str(&format!(", f_{field} = ?"));
+            values.push(new);
+            if counted.contains(&field) {
+                moved.push((field, from_sql(known), value));
+            }
         }
     }
     values.extend([id.into(), seen.into()]);
     let sql =
         format!("UPDATE doc_{collection} SET revision = revision + 1, body = ?{sets} WHERE id = ? AND revision = ?");
     let written = connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
-    Ok((written > 0).then_some(seen + 1))
+    if written == 0 {
+        return Ok(None);
+    }
+    for (field, old, new) in moved {
+        effects.tallies.add(collection, field, old, -1);
+        effects.tallies.add(collection, field, new, 1);
+    }
+    Ok(Some(seen + 1))
 }
 
 fn page_statement(

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use prost::Message as _;
 use runmesh_events::{Event, EventType};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -14,7 +15,10 @@ use super::{
     SqliteStore, backend,
     events::{integer, length, micros},
 };
-use crate::{Position, StoreError};
+use crate::{Position, StoreError, background::is_background};
+
+/// How many records are published in one go where that is in no hurry.
+const BACKGROUND_PART: usize = 8;
 
 /// A record's headers, in order.
 pub type Headers = Vec<(String, Bytes)>;
@@ -109,11 +113,20 @@ impl SqliteStore {
             .await
     }
 
-    /// Publishes records by themselves, all or none. Returns their positions.
+    /// Publishes records by themselves, all or none; in parts where that is [in no hurry](crate::in_background). Returns
+    /// their positions.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn publish_records(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, StoreError> {
+        if !is_background() {
+            return self.publish_part(records).await;
+        }
+        let parts = records.chunks(BACKGROUND_PART).map(|part| self.publish_part(part.to_vec()));
+        Ok(try_join_all(parts).await?.concat())
+    }
+
+    async fn publish_part(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, StoreError> {
         self.inner
             .writer
             .run(move |connection, effects| {

@@ -1,6 +1,7 @@
 //! The one thread that writes, and the one that makes checkpoints.
 
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -8,6 +9,7 @@ use std::{
         mpsc,
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use runmesh_events::AggregateId;
@@ -18,11 +20,21 @@ use super::{
     backend,
     memory::Memory,
     records::{Origin, TableRecord},
+    tallies::Tallies,
 };
-use crate::{LiveEvents, StoreError, Stored};
+use crate::{LiveEvents, StoreError, Stored, background::is_background};
 
 /// How many jobs one commit takes at most.
 const JOBS_PER_COMMIT: usize = 512;
+
+/// How long a commit goes on taking jobs of the background, with nothing else to do.
+const BACKGROUND: Duration = Duration::from_millis(5);
+
+/// The same while there are other jobs too, which come at once and then wait for no more than this.
+const BACKGROUND_BESIDE: Duration = Duration::from_micros(200);
+
+/// For how long after another job the background is careful.
+const CAREFUL: Duration = Duration::from_millis(50);
 
 /// After how many commits with much in them a checkpoint is due: about 16 MiB of log.
 const CHECKPOINT_PAGES: u64 = 4_096;
@@ -35,6 +47,8 @@ const LOG_PAGES: i64 = 65_536;
 pub(super) struct Effects {
     records: Vec<TableRecord>,
     deleted: Vec<AggregateId>,
+    /// What changes of the numbers of documents. They are written by the commit itself.
+    pub(super) tallies: Tallies,
 }
 
 impl Effects {
@@ -122,10 +136,69 @@ where
     }
 }
 
+/// A job, and whether it is one of the background.
+type Sent = (Box<dyn Job>, bool);
+
+/// The jobs that wait.
+struct Queue {
+    sent: mpsc::Receiver<Sent>,
+    jobs: VecDeque<Box<dyn Job>>,
+    background: VecDeque<Box<dyn Job>>,
+    /// When the last job came that is not of the background.
+    other_at: Option<Instant>,
+}
+
+impl Queue {
+    fn new(sent: mpsc::Receiver<Sent>) -> Self {
+        Self { sent, jobs: VecDeque::new(), background: VecDeque::new(), other_at: None }
+    }
+
+    /// Waits until there is a job. Returns whether there is: otherwise there will be none any more.
+    fn wait(&mut self) -> bool {
+        self.take();
+        if self.jobs.is_empty() && self.background.is_empty() {
+            match self.sent.recv() {
+                Ok(sent) => self.add(sent),
+                Err(mpsc::RecvError) => return false,
+            }
+        }
+        true
+    }
+
+    /// The next job for a commit that began at `began` and has `count` jobs. `None`: it has enough.
+    fn next(&mut self, began: Instant, count: usize) -> Option<Box<dyn Job>> {
+        self.take();
+        if count >= JOBS_PER_COMMIT {
+            return None;
+        }
+        if let Some(job) = self.jobs.pop_front() {
+            return Some(job);
+        }
+        let careful = self.other_at.is_some_and(|at| at.elapsed() < CAREFUL);
+        let room = if careful { BACKGROUND_BESIDE } else { BACKGROUND };
+        if count == 0 || began.elapsed() < room { self.background.pop_front() } else { None }
+    }
+
+    fn take(&mut self) {
+        while let Ok(sent) = self.sent.try_recv() {
+            self.add(sent);
+        }
+    }
+
+    fn add(&mut self, (job, is_background): Sent) {
+        if is_background {
+            self.background.push_back(job);
+        } else {
+            self.jobs.push_back(job);
+            self.other_at = Some(Instant::now());
+        }
+    }
+}
+
 /// The way to the writing thread. Dropping it lets the thread finish what it was given and waits for that.
 #[derive(Debug)]
 pub(super) struct Writer {
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    jobs: Option<mpsc::Sender<Sent>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -140,7 +213,7 @@ impl Writer {
         let (jobs, queue) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write(&connection, checkpoints, &queue, &memory, &live))
+            .spawn(move || write(&connection, checkpoints, Queue::new(queue), &memory, &live))
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
@@ -156,7 +229,7 @@ impl Writer {
         let gone = || StoreError::Unavailable("the writer has ended".to_owned());
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Work { work: Some(work), result: None, reply });
-        self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
+        self.jobs.as_ref().ok_or_else(gone)?.send((job, is_background())).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -170,13 +243,7 @@ impl Drop for Writer {
     }
 }
 
-fn write(
-    connection: &Connection,
-    checkpoints: Connection,
-    queue: &mpsc::Receiver<Box<dyn Job>>,
-    memory: &Memory,
-    live: &LiveEvents,
-) {
+fn write(connection: &Connection, checkpoints: Connection, mut queue: Queue, memory: &Memory, live: &LiveEvents) {
     let (due, wanted) = mpsc::sync_channel::<()>(1);
     let overgrown = Arc::new(AtomicBool::new(false));
     let tell = Arc::clone(&overgrown);
@@ -190,10 +257,9 @@ fn write(
         checkpoint(&checkpoints, "TRUNCATE");
     });
     let mut changes = 0_u64;
-    while let Ok(first) = queue.recv() {
-        let mut jobs = vec![first];
-        let mut effects = Effects::default();
-        let committed = transaction(connection, queue, &mut jobs, &mut effects);
+    while queue.wait() {
+        let (mut jobs, mut effects) = (Vec::new(), Effects::default());
+        let committed = transaction(connection, &mut queue, &mut jobs, &mut effects);
         if committed.is_ok() {
             effects.tell(memory, live);
         }
@@ -226,32 +292,33 @@ fn checkpoint(connection: &Connection, mode: &str) -> i64 {
     })
 }
 
-/// Runs the first job and those that wait behind it in one transaction. There are no savepoints in it: SQLite copies every
+/// Runs the jobs that wait in one transaction. There are no savepoints in it: SQLite copies every
 /// page that a job changes before the first change after one, which cost as much as the changes (docs/performance.md).
 fn transaction(
     connection: &Connection,
-    queue: &mpsc::Receiver<Box<dyn Job>>,
+    queue: &mut Queue,
     jobs: &mut Vec<Box<dyn Job>>,
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
-    execute(connection, "BEGIN IMMEDIATE")?;
-    let mut index = 0;
-    while index < jobs.len() {
-        if jobs[index].run(connection, effects) == Ran::Broken {
+    let began = Instant::now();
+    if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
+        // They are not left to wait for better times: their callers decide about that.
+        jobs.extend(std::iter::from_fn(|| queue.next(began, 0)));
+        return Err(error);
+    }
+    while let Some(mut job) = queue.next(began, jobs.len()) {
+        let ran = job.run(connection, effects);
+        jobs.push(job);
+        if ran == Ran::Broken {
             // On a full disk SQLite has undone the transaction by itself.
             if !connection.is_autocommit() {
                 let _ = execute(connection, "ROLLBACK");
             }
             return Err(StoreError::Unavailable("a write of the same commit failed; the disk may be full".to_owned()));
         }
-        index += 1;
-        if jobs.len() < JOBS_PER_COMMIT
-            && let Ok(next) = queue.try_recv()
-        {
-            jobs.push(next);
-        }
     }
-    execute(connection, "COMMIT").inspect_err(|_| {
+    let written = effects.tallies.write(connection).and_then(|()| execute(connection, "COMMIT"));
+    written.inspect_err(|_| {
         let _ = execute(connection, "ROLLBACK");
     })
 }
@@ -306,5 +373,43 @@ mod tests {
             }
         }
         assert_eq!(writer.run(|connection, _| numbers(connection)).await.unwrap(), [1, 3]);
+    }
+
+    struct Idle;
+
+    impl Job for Idle {
+        fn run(&mut self, _: &Connection, _: &mut Effects) -> Ran {
+            Ran::Whole
+        }
+
+        fn reply(self: Box<Self>, _: Result<(), StoreError>) {}
+    }
+
+    /// A queue with so many jobs, and so many of the background.
+    fn queue(jobs: usize, background: usize) -> Queue {
+        let (send, sent) = mpsc::channel::<Sent>();
+        for is_background in std::iter::repeat_n(true, background).chain(std::iter::repeat_n(false, jobs)) {
+            send.send((Box::new(Idle), is_background)).unwrap();
+        }
+        Queue::new(sent)
+    }
+
+    #[test]
+    fn what_is_in_no_hurry_comes_last_and_in_small_parts_while_there_is_something_else() {
+        let mut queue = queue(2, 3);
+        assert!(queue.wait());
+        let began = Instant::now().checked_sub(BACKGROUND_BESIDE * 2).unwrap();
+        // Both jobs, and then none: the commit has gone on long enough for the background.
+        assert!(queue.next(began, 0).is_some() && queue.next(began, 1).is_some());
+        assert!(queue.jobs.is_empty() && queue.background.len() == 3);
+        assert!(queue.next(began, 2).is_none());
+        // It has its turn in the next one all the same.
+        assert!(queue.next(began, 0).is_some());
+        // With nothing else for some time it has more of it.
+        queue.other_at = Instant::now().checked_sub(CAREFUL * 2);
+        assert!(queue.next(began, 1).is_some());
+        assert!(queue.next(began, JOBS_PER_COMMIT).is_none());
+        assert!(queue.next(began, 1).is_some() && queue.next(began, 1).is_none());
+        assert!(!queue.wait(), "nobody can send any more");
     }
 }
