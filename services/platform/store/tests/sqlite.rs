@@ -7,10 +7,11 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use runmesh_events::AggregateId;
 use runmesh_store::{
-    DocumentStore, EventStore, SqliteStore, StoreError,
-    conformance::{Harness, append, event, sequences},
+    DocumentStore, Documents, EventStore, SqliteStore, StoreError,
+    conformance::{Harness, Job, append, event, sequences},
     sqlite::{Durability, SqliteConfig},
 };
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 struct Sqlite {
@@ -47,6 +48,30 @@ impl Harness for Sqlite {
 }
 
 runmesh_store::store_suite!(Sqlite);
+
+/// Files of before have triggers that count documents; what the writer counts itself is not counted twice.
+#[tokio::test]
+async fn a_file_that_counts_by_triggers_goes_on_with_the_same_numbers() {
+    let harness = Sqlite::new().await;
+    let jobs: Documents<Job> = Documents::open(harness.documents()).await.unwrap();
+    jobs.insert(&Job::new("a", "ann", 1)).await.unwrap();
+    let Sqlite { folder, store } = harness;
+    drop((jobs, store));
+    let file = Connection::open(config(folder.path()).path).unwrap();
+    let table = "count_conformance_jobs_owner";
+    file.execute_batch(&format!(
+        "CREATE TRIGGER {table}_insert AFTER INSERT ON doc_conformance_jobs
+         BEGIN INSERT INTO {table} VALUES (new.f_owner, 1) ON CONFLICT DO UPDATE SET count = count + 1; END;"
+    ))
+    .unwrap();
+    drop(file);
+    let store = SqliteStore::open(&config(folder.path())).unwrap();
+    let jobs: Documents<Job> = Documents::open(Arc::new(store)).await.unwrap();
+    jobs.insert(&Job::new("b", "ann", 1)).await.unwrap();
+    jobs.insert(&Job::new("c", "bob", 1)).await.unwrap();
+    let counts: Vec<_> = jobs.count_by("by_owner").await.unwrap().into_iter().map(|(_, count)| count).collect();
+    assert_eq!(counts, [2, 1]);
+}
 
 /// A file belongs to one store at a time.
 #[tokio::test]
