@@ -28,7 +28,7 @@ pub mod header {
     pub const CE_SEQUENCE: &str = "ce_sequence";
     /// The W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
-    /// Only this group handles the record: it is a redrive for it. Other groups skip it.
+    /// Only this group handles the record: it is a redrive, or a replay, for it. Other groups skip it.
     pub const REDRIVE_GROUP: &str = "runmesh-redrive-group";
     /// Which attempt a redrive is, from 2.
     pub const ATTEMPT: &str = "runmesh-attempt";

@@ -28,8 +28,8 @@ pub(super) struct KeyedQueue {
 struct State {
     /// Records that a worker may take: at most one of each key.
     ready: VecDeque<Assigned>,
-    /// The same of redrives, which are taken when no other is ready: they disturb nobody.
-    redriven: VecDeque<Assigned>,
+    /// The same of redrives and replays, which are taken when no other is ready: they disturb nobody.
+    repeated: VecDeque<Assigned>,
     /// The keys of which a record is ready or being worked on, each with those that wait behind it.
     keys: HashMap<Bytes, VecDeque<Assigned>>,
     /// The greatest offset of each lane that a worker has begun.
@@ -38,8 +38,9 @@ struct State {
 
 impl State {
     fn add_ready(&mut self, assigned: Assigned) {
-        let is_redrive = assigned.0.header(header::REDRIVE_GROUP).is_some();
-        if is_redrive { self.redriven.push_back(assigned) } else { self.ready.push_back(assigned) }
+        let is_repeated =
+            assigned.0.header(header::REDRIVE_GROUP).or_else(|| assigned.0.header(header::REPLAY)).is_some();
+        if is_repeated { self.repeated.push_back(assigned) } else { self.ready.push_back(assigned) }
     }
 }
 
@@ -75,7 +76,7 @@ impl KeyedQueue {
                 self.remove_rest(&mut state, |_| true);
             }
             // What was waited for may have been given up meanwhile.
-            let Some(assigned) = state.ready.pop_front().or_else(|| state.redriven.pop_front()) else { continue };
+            let Some(assigned) = state.ready.pop_front().or_else(|| state.repeated.pop_front()) else { continue };
             let begun = state.begun.entry(assigned.0.lane).or_default();
             *begun = assigned.0.offset.max(*begun);
             return Some(assigned);
@@ -122,11 +123,11 @@ impl KeyedQueue {
     }
 
     fn remove(&self, state: &mut State, is_over: impl Fn(&Delivery) -> bool) {
-        let State { ready, redriven, keys, .. } = &mut *state;
+        let State { ready, repeated, keys, .. } = &mut *state;
         for behind in keys.values_mut() {
             behind.retain(|(delivery, _)| !is_over(delivery));
         }
-        let before = ready.len() + redriven.len();
+        let before = ready.len() + repeated.len();
         let mut freed = Vec::new();
         let mut keep = |(delivery, _): &Assigned| {
             let over = is_over(delivery);
@@ -136,7 +137,7 @@ impl KeyedQueue {
             !over
         };
         ready.retain(&mut keep);
-        redriven.retain(&mut keep);
+        repeated.retain(&mut keep);
         for key in freed {
             // What is behind may be of another lane: a key has records on several topics.
             match state.keys.get_mut(&key).and_then(VecDeque::pop_front) {
@@ -147,7 +148,7 @@ impl KeyedQueue {
             }
         }
         // Where there are fewer permits, workers have them already, and find less than they came for.
-        self.ready.forget_permits(before.saturating_sub(state.ready.len() + state.redriven.len()));
+        self.ready.forget_permits(before.saturating_sub(state.ready.len() + state.repeated.len()));
     }
 
     /// No worker takes a record any more.
@@ -173,7 +174,7 @@ mod tests {
     }
 
     impl Bench {
-        /// A queue with these records, as lane, offset and key. A key with `!` is that of redrives.
+        /// A queue with these records, as lane, offset and key. A key with `!` is that of redrives, one with `?` of replays.
         fn new(records: &[(Lane, u64, &'static str)]) -> Self {
             let queue = KeyedQueue::new(Membership::certain(), CancellationToken::new());
             let bench = Self { queue, permits: Arc::new(Semaphore::new(64)) };
@@ -184,10 +185,10 @@ mod tests {
                     event_type: lane.event_type,
                     partition: lane.partition,
                     key: Bytes::from_static(key.as_bytes()),
-                    extra_headers: key
-                        .ends_with('!')
-                        .then(|| (header::REDRIVE_GROUP.to_owned(), Bytes::from_static(b"bench")))
+                    extra_headers: [('!', header::REDRIVE_GROUP), ('?', header::REPLAY)]
                         .into_iter()
+                        .filter(|(mark, _)| key.ends_with(*mark))
+                        .map(|(_, name)| (name.to_owned(), Bytes::from_static(b"bench")))
                         .collect(),
                     value: Bytes::new(),
                     timestamp: SystemTime::UNIX_EPOCH,
@@ -227,8 +228,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn redrives_are_taken_when_nothing_else_is_ready() {
-        let bench = Bench::new(&[(ONE, 1, "a!"), (ONE, 2, "b!"), (ONE, 3, "b!"), (ONE, 4, "c"), (ONE, 5, "d")]);
+    async fn redrives_and_replays_are_taken_when_nothing_else_is_ready() {
+        let bench = Bench::new(&[(ONE, 1, "a?"), (ONE, 2, "b!"), (ONE, 3, "b!"), (ONE, 4, "c"), (ONE, 5, "d")]);
         assert_eq!((bench.take().await, bench.take().await, bench.take().await), ((ONE, 4), (ONE, 5), (ONE, 1)));
         bench.queue.give_up(&[OTHER]);
         assert_eq!(bench.rest().await, [(ONE, 2), (ONE, 3)]);

@@ -74,7 +74,8 @@ impl Worker {
             return Outcome::Skipped;
         }
         let mut redrive = None;
-        if redriven_to.is_some() {
+        // A replay for one group alone is of no letter.
+        if redriven_to.is_some() && delivery.header(header::DEAD_LETTER).is_some() {
             let Some(found) = self.surely(|| self.dead_letters.redrive(self.group.name, delivery)).await else {
                 return Outcome::Unfinished;
             };
