@@ -150,7 +150,7 @@ struct Carried<'a> {
     reader: JoinHandle<()>,
     /// What is left of the page at hand.
     queue: VecDeque<Item>,
-    /// Up to where that goes, and how many were looked at for it.
+    /// Up to where that goes, and how many were looked at behind its last event that is meant.
     page: (u64, u64),
     pace: Pace,
     gaps: Gaps,
@@ -265,8 +265,9 @@ impl<'a> Carried<'a> {
             Ok(Some(Err(error))) => Ok(Step::Over(Phase::Failed, error.to_string())),
             Ok(Some(Ok(page))) => {
                 self.replay.range.first = self.replay.range.first.or(page.before);
+                let rest = page.scanned - page.items.iter().map(|item| item.scanned).sum::<u64>();
                 self.queue = page.items.into();
-                self.page = (page.upto, page.scanned);
+                self.page = (page.upto, rest);
                 if self.queue.is_empty() {
                     self.page_is_done();
                 }

@@ -53,6 +53,8 @@ pub(crate) struct Item {
     /// The place of the event in the source: what is behind it has a greater one, or, once in a while, the same.
     pub(crate) place: u64,
     pub(crate) event: Result<Arc<Event>, String>,
+    /// How many were looked at for it: itself, and those before it that are not meant.
+    pub(crate) scanned: u64,
 }
 
 impl Item {

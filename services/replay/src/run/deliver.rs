@@ -116,6 +116,7 @@ impl Carried<'_> {
             }
         }
         let progress = &mut self.replay.progress;
+        progress.scanned += done.iter().map(|(item, _)| item.scanned).sum::<u64>();
         progress.matched += done.len() as u64;
         progress.sent += sent;
         progress.skipped += skipped;
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_does_not_lie_between_events_of_one_place() {
-        let item = |place| (Item { place, event: Err(String::new()) }, true);
+        let item = |place| (Item { place, event: Err(String::new()), scanned: 1 }, true);
         let batch = [1, 2, 2, 3].map(item);
         let checkpoints: Vec<_> = (0..=4).map(|done| checkpoint(&batch, done)).collect();
         assert_eq!(checkpoints, [None, Some(1), Some(1), Some(2), Some(3)]);

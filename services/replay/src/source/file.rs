@@ -87,6 +87,7 @@ impl FileSource {
 impl Source for FileSource {
     async fn next(&mut self) -> Result<Option<Page>, SourceError> {
         let mut page = Page { before: Some(self.place), ..Page::default() };
+        let mut looked_at = 0;
         while page.scanned < READ {
             let line = self.line().await.map_err(|error| SourceError::File(self.name.clone(), error))?;
             let Some(line) = line else { break };
@@ -94,11 +95,12 @@ impl Source for FileSource {
                 continue;
             }
             page.scanned += 1;
+            looked_at += 1;
             let event = parse(&line).map(Arc::new);
             if event.as_ref().is_ok_and(|event| !self.selection.matches(event)) {
                 continue;
             }
-            page.items.push(Item { place: self.place, event });
+            page.items.push(Item { place: self.place, event, scanned: std::mem::take(&mut looked_at) });
         }
         page.upto = self.place;
         Ok((page.scanned > 0).then_some(page))

@@ -77,9 +77,13 @@ impl Source for LogSource {
             None => self.end.max(self.after),
         };
         self.after = upto;
-        let scanned = found.len() as u64;
-        found.retain(|stored| self.selection.matches(&stored.event));
-        let items = found.into_iter().map(|stored| Item { place: stored.position.0, event: Ok(stored.event) });
-        Ok(Some(Page { items: items.collect(), scanned, before, upto: upto.0 }))
+        let (scanned, mut looked_at, mut items) = (found.len() as u64, 0, Vec::new());
+        for Stored { position, event } in found {
+            looked_at += 1;
+            if self.selection.matches(&event) {
+                items.push(Item { place: position.0, event: Ok(event), scanned: std::mem::take(&mut looked_at) });
+            }
+        }
+        Ok(Some(Page { items, scanned, before, upto: upto.0 }))
     }
 }
