@@ -108,7 +108,7 @@ pub struct TargetArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct HowArgs {
     /// With --to-topics: what belongs on one topic goes to another one, of the setting replay.topics; can be given again
-    #[arg(long = "map", value_name = "TOPIC=OTHER", requires = "to_topics", value_parser = Mapping::from_str)]
+    #[arg(long = "map", value_name = "TOPIC=OTHER", conflicts_with_all = ["to_group", "to_file"], value_parser = Mapping::from_str)]
     pub map: Vec<Mapping>,
     /// Keep the gaps between the events, so many times as fast as they were; 0 for no gaps
     #[arg(long, value_name = "TIMES", default_value_t = 0.0, hide_default_value = true, allow_negative_numbers = true)]
