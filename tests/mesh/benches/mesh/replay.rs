@@ -176,6 +176,8 @@ pub(crate) async fn rates() -> anyhow::Result<()> {
     let alone = place.scan().await?;
     print("a dry run", running.replay(topics(), true).await?, Some((alone, EVENTS)));
     print("to a file", running.replay(Target::File(FileTarget {}), false).await?, None);
+    // A store's replays are carried on by whoever is there.
+    running.end().await;
     let kafka = Kafka::start(&KafkaOptions::default())?;
     let bus = KafkaBus::open(KafkaConfig::new(kafka.bootstrap()))?;
     bus.ensure_topics(Catalog::get().topics()).await?;
@@ -186,6 +188,7 @@ pub(crate) async fn rates() -> anyhow::Result<()> {
     remote.end().await;
     drop(kafka);
     // Last, since the records stay in the file.
+    let running = place.run(Arc::clone(&embedded)).await?;
     let alone = place.publish(&*embedded, EVENTS / 10).await?;
     print("to the topics, embedded", running.replay(topics(), false).await?, Some((alone, EVENTS / 10)));
     running.end().await;

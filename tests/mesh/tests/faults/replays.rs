@@ -60,7 +60,7 @@ async fn an_operator_replays_what_happened() -> anyhow::Result<()> {
     said(&mesh, &["verify", "--wait", "30s"]).await?;
     let which = ["--type", "execution_requested,execution_completed,execution_output"];
     let preview = said(&mesh, &[&["replay", "preview", "--to-topics"], &which[..]].concat()).await?;
-    ensure!(preview.contains("result-processor") && preview.contains("runner."), "{preview}");
+    ensure!(preview.contains("result-processor") && preview.contains("saga-orchestrator"), "{preview}");
     let new = ["replay", "new", "--reason", "to see", "--yes"];
     let copied = said(&mesh, &[&new[..], &which, &["--to-file"]].concat()).await?;
     ensure!(copied.contains("completed: 100 %, 9 sent"), "{copied}");
