@@ -13,6 +13,7 @@ const FILES: &[&str] = &[
     "runmesh/event_log/v1/event_log_service.proto",
     "runmesh/execution/v1/execution_service.proto",
     "runmesh/queue/v1/queue_service.proto",
+    "runmesh/replay/v1/replay_service.proto",
     "runmesh/result/v1/result_service.proto",
     "runmesh/saga/v1/saga_service.proto",
 ];

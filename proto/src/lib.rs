@@ -51,6 +51,8 @@ pub mod runmesh {
         execution, "runmesh.execution.v1");
     package!(/// Waiting for slots.
         queue, "runmesh.queue.v1");
+    package!(/// Events that are sent again.
+        replay, "runmesh.replay.v1");
     package!(/// Results of executions.
         result, "runmesh.result.v1");
     package!(/// Sagas of executions.
@@ -68,5 +70,5 @@ pub mod google {
 
 pub use runmesh::{
     api::v1 as api, dlq::v1 as dlq, event::v1 as event, event_log::v1 as event_log, execution::v1 as execution,
-    queue::v1 as queue, result::v1 as result, saga::v1 as saga,
+    queue::v1 as queue, replay::v1 as replay, result::v1 as result, saga::v1 as saga,
 };

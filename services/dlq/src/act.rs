@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use runmesh_bus::{DeadLetter, LetterState, Pending};
 use runmesh_proto::dlq::LetterResult;
-use runmesh_rpc::Violation;
+use runmesh_rpc::{Violation, status};
 use runmesh_store::{StoreError, Versioned};
 
 use crate::{
@@ -17,22 +17,10 @@ use crate::{
 /// The greatest number of letters of one call.
 const IDS: usize = 1_000;
 
-/// The greatest number of characters of a reason, or of a name.
-const WORDS: usize = 1_000;
-
 impl<'a> By<'a> {
     /// Who has something done, and why: both have to be told.
     pub(crate) fn parse(actor: &'a str, reason: &'a str) -> Result<Self, Vec<Violation>> {
-        let violations: Vec<Violation> = [("actor", actor), ("reason", reason)]
-            .into_iter()
-            .filter_map(|(field, text)| {
-                if text.trim().is_empty() {
-                    Some(Violation::new(field, "is missing"))
-                } else {
-                    (text.chars().count() > WORDS).then(|| Violation::new(field, "has more than 1,000 characters"))
-                }
-            })
-            .collect();
+        let violations = status::operator(actor, reason);
         if violations.is_empty() { Ok(Self { actor, reason }) } else { Err(violations) }
     }
 }

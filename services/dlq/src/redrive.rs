@@ -3,7 +3,6 @@
 mod control;
 mod document;
 mod outcomes;
-mod pace;
 mod plan;
 mod run;
 mod watch;

@@ -36,10 +36,13 @@ pub const TOPICS: [EventType; 11] = [
     EventType::SagaCancelled,
 ];
 
+/// It takes replayed events: a document follows from the log, however often it is made.
+pub const SEES_REPLAYS: bool = true;
+
 /// The consumer group of the execution service.
 pub fn consumer_group(service: &ExecutionService) -> ConsumerGroup {
     let projection = Projection { service: service.clone(), seen: Mutex::default() };
-    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &TOPICS, std::sync::Arc::new(projection)) }
+    ConsumerGroup { sees_replays: SEES_REPLAYS, ..ConsumerGroup::new(GROUP, &TOPICS, std::sync::Arc::new(projection)) }
 }
 
 struct Projection {

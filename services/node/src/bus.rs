@@ -1,8 +1,10 @@
 //! The bus that the settings name.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use runmesh_bus::{Bus, BusError, EmbeddedBus, KafkaBus};
+use runmesh_events::{EventType, TopicSpec};
+use runmesh_proto::event::{Category, RetryPreset};
 use runmesh_store::SqliteStore;
 
 use crate::config::BusConfig;
@@ -24,4 +26,29 @@ pub(crate) fn open(config: &BusConfig, node: &str, store: Option<&SqliteStore>) 
     };
     let kafka = KafkaBus::open(settings)?;
     Ok(OpenBus { bus: Arc::new(kafka.clone()), kafka: Some(kafka) })
+}
+
+/// The partitions of a topic that is no event type's, and for how long it keeps records, where it has to be made.
+const MORE: (i32, Duration) = (6, Duration::from_secs(7 * 24 * 60 * 60));
+
+/// Makes those of these topics that are missing. They are no event types', and the others are left as they are.
+pub(crate) async fn ensure_more(bus: &dyn Bus, names: &[String]) -> Result<(), BusError> {
+    let wanted: Vec<TopicSpec> = names
+        .iter()
+        .map(|name| TopicSpec {
+            event_type: EventType::Unspecified,
+            name: name.clone(),
+            category: Category::Unspecified,
+            partitions: MORE.0,
+            retention: MORE.1,
+            retry_preset: RetryPreset::Unspecified,
+            streamable: false,
+        })
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let found = bus.check_topics(&wanted).await?;
+    let missing: Vec<TopicSpec> = wanted.into_iter().filter(|topic| found.created.contains(&topic.name)).collect();
+    bus.ensure_topics(&missing).await.map(drop)
 }

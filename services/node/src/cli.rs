@@ -1,6 +1,9 @@
 //! The command line.
 
 pub(crate) mod dlq;
+pub(crate) mod lists;
+pub(crate) mod operator;
+pub(crate) mod replay;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -39,6 +42,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Inspect what groups could not handle, and deliver it to them again
     Dlq(dlq::DlqArgs),
+    /// Send events again: to topics, to one group, to a file
+    Replay(replay::ReplayArgs),
     /// Make certificates
     Certs(CertsArgs),
 }

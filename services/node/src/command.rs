@@ -5,15 +5,22 @@ mod certs;
 mod connect;
 mod dlq;
 mod doctor;
+mod download;
+mod follow;
+mod operator;
+mod pages;
 mod print;
 mod real;
 mod reconnect;
+mod refused;
+mod replay;
 mod run;
 mod runtimes;
 mod serve;
 mod table;
 mod topics;
 mod verify;
+mod words;
 
 use std::process::ExitCode;
 
@@ -40,6 +47,7 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
             Command::Call(args) => call::call(args).await,
             Command::Verify(args) => verify::verify(args, environment).await,
             Command::Dlq(args) => dlq::dlq(args.action, environment).await,
+            Command::Replay(args) => replay::replay(args.action, environment).await,
             Command::Certs(args) => certs::certs(&args),
         }
     });

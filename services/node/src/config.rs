@@ -3,6 +3,7 @@
 mod bus;
 mod faults;
 mod network;
+mod replay;
 
 use std::{
     net::SocketAddr,
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use self::faults::FaultsConfig;
 use self::network::{GrpcConfig, HealthConfig, TlsConfig, UpstreamSettings};
+use self::replay::ReplayConfig;
 pub(crate) use self::{
     bus::BusConfig,
     network::{Upstreams, addresses},
@@ -27,7 +29,7 @@ pub(crate) use self::{
 use crate::{Environment, store};
 
 /// Settings that are lists: one text with commas stands for all values.
-const LISTS: [&str; 2] = ["gateway.cors_origins", "gateway.allowed_hosts"];
+const LISTS: [&str; 3] = ["gateway.cors_origins", "gateway.allowed_hosts", "replay.topics"];
 
 /// What stands before the name of a property of the Kafka client.
 const PROPERTIES: &str = "bus.properties.";
@@ -93,6 +95,8 @@ pub struct Config {
     pub runner: RunnerConfig,
     /// What exists, compared with what the logs say.
     pub reconciler: ReconcilerConfig,
+    /// Replays.
+    pub replay: ReplayConfig,
     /// The gateway.
     pub gateway: GatewaySettings,
     /// Faults on purpose.
@@ -269,6 +273,7 @@ impl Default for Config {
             saga: SagaConfig::default(),
             runner: RunnerConfig::default(),
             reconciler: ReconcilerConfig::default(),
+            replay: ReplayConfig::default(),
             gateway: GatewaySettings::default(),
             faults: FaultsConfig::default(),
             log: LogConfig::default(),
@@ -405,6 +410,7 @@ impl Config {
             return refuse("bus.uri", "has to be kafka://HOST:PORT where the store is MongoDB".to_owned());
         }
         network::check(&self)?;
+        replay::check(&self)?;
         if let Some(problem) = self.faults.problem() {
             return refuse("faults.rules", problem);
         }
@@ -530,6 +536,17 @@ mod tests {
         assert_eq!(config.bus.properties.get("security.protocol").map(String::as_str), Some("ssl"));
         assert_eq!(config.log.filter, "error", "the default that was given");
         assert!(load(None, &[], &["gateway.heartbeat=0s"]).is_err());
+        let replay = load(None, &[("RUNMESH_REPLAY__TOPICS", "a,b")], &["bus.uri=kafka://a:9092"]).unwrap().replay;
+        assert_eq!((replay.topics, replay.at_a_time), (vec!["a".to_owned(), "b".to_owned()], 4));
+        for (settings, words) in [
+            (vec!["replay.topics=a"], "Kafka alone"),
+            (vec!["bus.uri=kafka://a:9092", "replay.topics=pod_created"], "event type"),
+            (vec!["bus.uri=kafka://a:9092", "replay.topics=a b"], "\"a b\""),
+            (vec!["replay.at_a_time=0"], "replay.at_a_time"),
+        ] {
+            let error = load(None, &[], &settings).unwrap_err().to_string();
+            assert!(error.contains(words), "{settings:?}: {error}");
+        }
         let unreadable = Environment { unreadable: vec!["RUNMESH_AUTH__TOKEN".to_owned()], ..Environment::default() };
         let words = Config::load(None, &unreadable, &[], &[]).unwrap_err().to_string();
         assert!(words.contains("RUNMESH_AUTH__TOKEN"), "{words}");
@@ -582,7 +599,7 @@ mod tests {
         for (settings, words) in [
             (
                 vec!["services.runner=a:1"],
-                "\"runner\" is not a role with a gRPC service; one of: execution, scheduler, saga, results, dlq, event_log",
+                "\"runner\" is not a role with a gRPC service; one of: execution, scheduler, saga, results, dlq, replay, event_log",
             ),
             (vec!["services.results=a"], "services: \"a\""),
             (vec!["gateway.upstream=ftp://a:1"], "gateway.upstream"),

@@ -25,10 +25,16 @@ impl Groups {
 impl GroupTable for Groups {
     async fn groups(&self) -> Result<Vec<KnownGroup>, StoreError> {
         let mut groups = vec![
-            KnownGroup::new(runmesh_execution::GROUP, &runmesh_execution::TOPICS),
+            KnownGroup {
+                sees_replays: runmesh_execution::SEES_REPLAYS,
+                ..KnownGroup::new(runmesh_execution::GROUP, &runmesh_execution::TOPICS)
+            },
             KnownGroup::new(runmesh_scheduler::GROUP, &runmesh_scheduler::TOPICS),
             KnownGroup::new(runmesh_saga::GROUP, &runmesh_saga::TOPICS),
-            KnownGroup::new(runmesh_results::GROUP, &runmesh_results::TOPICS),
+            KnownGroup {
+                sees_replays: runmesh_results::SEES_REPLAYS,
+                ..KnownGroup::new(runmesh_results::GROUP, &runmesh_results::TOPICS)
+            },
         ];
         // A runner that is gone owes nothing: what it had not begun with goes to another.
         for runner in self.runners.alive().await? {

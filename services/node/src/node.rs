@@ -175,6 +175,7 @@ impl Backend {
         let store = store::open(config, data).await?;
         let bus = bus::open(&config.bus, &config.node, store.sqlite.as_ref())?;
         let topics = bus.bus.ensure_topics(Catalog::get().topics()).await?;
+        bus::ensure_more(&*bus.bus, &config.replay.topics).await?;
         let consumer = Consumer::new(Arc::clone(&bus.bus), Arc::clone(&store.documents)).await?.of_node(&config.node);
         Ok(Self { store, bus, topics, consumer })
     }
@@ -279,6 +280,13 @@ impl Node {
                 let stop = node.rest.clone();
                 node.parts.spawn(part("dead letters", async move {
                     dlq.run(stop).await;
+                    Ok::<_, StoreError>(())
+                }));
+            }
+            if let Some(replay) = built.replay {
+                let stop = node.rest.clone();
+                node.parts.spawn(part("replays", async move {
+                    replay.run(stop).await;
                     Ok::<_, StoreError>(())
                 }));
             }

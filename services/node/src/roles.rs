@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use runmesh_proto::{
     dlq::dead_letter_service_server, event_log::event_log_service_server, execution::execution_service_server,
-    queue::queue_service_server, result::result_service_server, saga::saga_service_server,
+    queue::queue_service_server, replay::replay_service_server, result::result_service_server,
+    saga::saga_service_server,
 };
 
 /// One role.
@@ -22,6 +23,8 @@ pub enum Role {
     Results,
     /// DeadLetterService, retries and redrives.
     Dlq,
+    /// ReplayService, and the replays.
+    Replay,
     /// EventLogService.
     EventLog,
     /// Publishes appended events on the bus; where the store is shared, those that another process left behind.
@@ -32,13 +35,14 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Execution,
         Self::Scheduler,
         Self::Saga,
         Self::Runner,
         Self::Results,
         Self::Dlq,
+        Self::Replay,
         Self::EventLog,
         Self::Relay,
         Self::Gateway,
@@ -53,6 +57,7 @@ impl Role {
             Self::Runner => "runner",
             Self::Results => "results",
             Self::Dlq => "dlq",
+            Self::Replay => "replay",
             Self::EventLog => "event-log",
             Self::Relay => "relay",
             Self::Gateway => "gateway",
@@ -70,6 +75,7 @@ impl Role {
             Self::Execution => &[execution_service_server::SERVICE_NAME],
             Self::Results => &[result_service_server::SERVICE_NAME],
             Self::Dlq => &[dead_letter_service_server::SERVICE_NAME],
+            Self::Replay => &[replay_service_server::SERVICE_NAME],
             Self::EventLog => &[event_log_service_server::SERVICE_NAME],
             Self::Scheduler => &[queue_service_server::SERVICE_NAME],
             Self::Saga => &[saga_service_server::SERVICE_NAME],

@@ -16,10 +16,13 @@ pub const GROUP: GroupName = GroupName::new("result-processor");
 /// What the group reads.
 pub const TOPICS: [EventType; 4] = lifecycle::TERMINAL;
 
+/// It takes replayed events: a result follows from the log, and what it tells of it has the same ids again.
+pub const SEES_REPLAYS: bool = true;
+
 /// The consumer group that stores results.
 pub fn consumer_group(service: &ResultService, store: Arc<dyn EventStore>) -> ConsumerGroup {
     let processor = Processor { store, results: service.results().clone() };
-    ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(GROUP, &TOPICS, Arc::new(processor)) }
+    ConsumerGroup { sees_replays: SEES_REPLAYS, ..ConsumerGroup::new(GROUP, &TOPICS, Arc::new(processor)) }
 }
 
 struct Processor {

@@ -11,6 +11,7 @@ use runmesh_proto::{
         execution_service_client::ExecutionServiceClient,
     },
     queue::queue_service_client::QueueServiceClient,
+    replay::replay_service_client::ReplayServiceClient,
     result::{GetResultRequest, Result as ExecutionResult, result_service_client::ResultServiceClient},
 };
 use tonic::{Status, Streaming, transport::Channel};
@@ -31,6 +32,8 @@ pub struct Client {
     pub queue: QueueServiceClient<Channel>,
     /// DeadLetterService.
     pub dead_letters: DeadLetterServiceClient<Channel>,
+    /// ReplayService.
+    pub replays: ReplayServiceClient<Channel>,
 }
 
 impl Client {
@@ -45,7 +48,8 @@ impl Client {
             executions: ExecutionServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             results: ResultServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             queue: QueueServiceClient::new(channel.clone()),
-            dead_letters: DeadLetterServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            dead_letters: DeadLetterServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            replays: ReplayServiceClient::new(channel),
         })
     }
 
@@ -66,6 +70,7 @@ impl Client {
             results: ResultServiceClient::new(channel(results)?).max_decoding_message_size(MAX_MESSAGE),
             queue: QueueServiceClient::new(channel(executions)?),
             dead_letters: DeadLetterServiceClient::new(channel(executions)?),
+            replays: ReplayServiceClient::new(channel(executions)?),
         })
     }
 

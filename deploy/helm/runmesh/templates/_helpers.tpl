@@ -19,12 +19,12 @@
 
 {{/* Every role of the binary: one Deployment each. */}}
 {{- define "runmesh.roles" -}}
-execution scheduler saga runner results dlq event-log relay gateway
+execution scheduler saga runner results dlq replay event-log relay gateway
 {{- end -}}
 
 {{/* The roles that have gRPC services for the gateway and other callers. */}}
 {{- define "runmesh.apis" -}}
-execution scheduler saga results dlq event-log
+execution scheduler saga results dlq replay event-log
 {{- end -}}
 
 {{/* Labels by which pods are selected: they can never change. */}}

@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use runmesh_bus::Pace;
 use runmesh_store::{Claim, StoreError, Versioned, in_background};
 use tokio::{
     task::JoinSet,
@@ -17,7 +18,6 @@ use uuid::Uuid;
 use super::{
     document::{PartDocument, Phase, Progress, RedriveDocument},
     outcomes::Outcomes,
-    pace::Pace,
 };
 use crate::{act, deliver::Refusal, service::Inner, tell::By, view};
 
@@ -157,7 +157,7 @@ impl Carried<'_> {
                 return Ok(true);
             }
         };
-        self.pace.delivered(ids.len(), Instant::now());
+        self.pace.sent(ids.len(), Instant::now());
         let progress = &mut self.redrive.progress;
         progress.delivered += delivered;
         progress.skipped += skipped;

@@ -4,9 +4,7 @@ mod act;
 mod edit;
 mod export;
 mod filter;
-mod follow;
 mod list;
-mod pages;
 mod policy;
 mod redrive;
 mod refused;
@@ -16,13 +14,12 @@ mod words;
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use runmesh_proto::dlq::dead_letter_service_client::DeadLetterServiceClient;
 use runmesh_rpc::{Credentials, client::Upstream};
 use tonic::service::interceptor::InterceptedService;
 
 use self::refused::refused;
-use super::{connect, print, reconnect, serve::Stop, table};
+use super::{connect, download, follow, operator::actor, pages, print, serve::Stop, table};
 use crate::{
     Environment,
     cli::{ServerArgs, dlq::DlqAction},
@@ -53,10 +50,4 @@ async fn open(server: &ServerArgs) -> anyhow::Result<Client> {
     let (channel, credentials) = connect(server).await?;
     let client = DeadLetterServiceClient::new(InterceptedService::new(channel, credentials));
     Ok(client.max_decoding_message_size(MAX_ANSWER_BYTES))
-}
-
-/// Who does something.
-fn actor(given: Option<String>, environment: &Environment) -> anyhow::Result<String> {
-    let name = given.or_else(|| environment.user.clone()).filter(|name| !name.trim().is_empty());
-    name.context("--actor is needed, since $USER does not say who does this")
 }

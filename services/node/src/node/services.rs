@@ -7,6 +7,7 @@ use runmesh_bus::{Bus, Consumer, ConsumerGroup};
 use runmesh_dlq::DeadLetterService;
 use runmesh_event_log::{EventLogService, Verifier};
 use runmesh_execution::{Dependencies, Erasure, ExecutionService};
+use runmesh_replay::ReplayService;
 use runmesh_results::ResultService;
 use runmesh_rpc::{RpcServer, RpcServerBuilder};
 use runmesh_runner::{Runner, Runtimes, Sandbox, Toolchains};
@@ -41,6 +42,8 @@ pub(super) struct Built {
     pub(super) scheduler: Option<Scheduler>,
     /// Where the dead letters' role is: what is due has to be delivered.
     pub(super) dlq: Option<DeadLetterService>,
+    /// Where the role of replays is: they have to be carried on.
+    pub(super) replay: Option<ReplayService>,
     /// Where the saga's role is: its timers have to be run.
     pub(super) saga: Option<SagaService>,
 }
@@ -113,12 +116,18 @@ impl Parts<'_> {
             builder = builder.add_service(built.clone().into_server());
             dlq = Some(built);
         }
+        let mut replay = None;
+        if self.roles.has(Role::Replay) {
+            let built = self.replay().await?;
+            builder = builder.add_service(built.clone().into_server());
+            replay = Some(built);
+        }
         if self.roles.has(Role::EventLog) {
             let event_log = EventLogService::new(self.verifier().await?, self.intake.clone());
             builder = builder.add_service(event_log.into_server());
         }
         let saga = Some(saga).filter(|_| self.roles.has(Role::Saga));
-        Ok(Built { server: builder.build(), groups, runner, queue, scheduler, dlq, saga })
+        Ok(Built { server: builder.build(), groups, runner, queue, scheduler, dlq, replay, saga })
     }
 
     /// The interpreters and compilers of this machine.
@@ -142,6 +151,17 @@ impl Parts<'_> {
             shutdown: self.intake.clone(),
         })
         .await
+    }
+
+    async fn replay(&self) -> Result<ReplayService, StoreError> {
+        let dependencies = runmesh_replay::Dependencies {
+            events: self.events(),
+            documents: self.documents(),
+            bus: Arc::clone(self.bus),
+            groups: Arc::new(Groups::open(self.documents()).await?),
+            shutdown: self.intake.clone(),
+        };
+        ReplayService::build(self.config.replay.settings(self.data), dependencies).await
     }
 
     async fn verifier(&self) -> Result<Verifier, StoreError> {

@@ -1,6 +1,6 @@
 //! The narrow trait that every backend implements.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -101,6 +101,19 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Publishes records in this order, and waits until each is durable or has failed. A result for each record.
     async fn publish(&self, records: Vec<Record>) -> Vec<Result<Placement, BusError>>;
+
+    /// The same, but records of a type that is in `topics` go to the topic of that name, which has to be there.
+    async fn publish_mapped(
+        &self,
+        records: Vec<Record>,
+        topics: &BTreeMap<EventType, String>,
+    ) -> Vec<Result<Placement, BusError>> {
+        if topics.is_empty() {
+            return self.publish(records).await;
+        }
+        let words = format!("the bus {} has the topics of event types alone", self.name());
+        records.iter().map(|_| Err(BusError::Invalid(words.clone()))).collect()
+    }
 
     /// Joins a group. A new group starts at the earliest records.
     async fn subscribe(&self, group: GroupName, topics: &[EventType]) -> Result<Box<dyn Subscription>, BusError>;

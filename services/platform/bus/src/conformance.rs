@@ -116,6 +116,7 @@ macro_rules! bus_suite {
             progress::a_crash_delivers_again_what_was_not_finished,
             groups::a_redrive_reaches_only_its_group,
             groups::a_replay_is_skipped_unless_opted_in,
+            groups::a_replay_for_one_group_reaches_it_alone,
             failures::a_permanent_error_becomes_one_dead_letter,
             failures::a_dead_letter_is_durable_before_its_offset_is_committed,
             failures::a_dead_letter_that_can_not_be_kept_is_tried_again,

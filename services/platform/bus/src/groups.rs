@@ -13,12 +13,14 @@ pub struct KnownGroup {
     pub topics: Vec<EventType>,
     /// Whether its handler does things outside of the mesh's store, such as running a script.
     pub outside_effects: bool,
+    /// Whether its handler gets replayed events, as [`crate::ConsumerGroup::sees_replays`] says.
+    pub sees_replays: bool,
 }
 
 impl KnownGroup {
-    /// A group whose handler changes nothing but the mesh's store.
+    /// A group whose handler changes nothing but the mesh's store, and gets no replayed events.
     pub fn new(name: GroupName, topics: &[EventType]) -> Self {
-        Self { name, topics: topics.to_vec(), outside_effects: false }
+        Self { name, topics: topics.to_vec(), outside_effects: false, sees_replays: false }
     }
 }
 

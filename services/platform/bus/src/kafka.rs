@@ -18,7 +18,7 @@ mod subscription;
 mod tail;
 mod topics;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use prost::Message as _;
@@ -95,7 +95,15 @@ impl Bus for KafkaBus {
     /// and the results say so: the earlier one is an error, the later one a placement. A record that is refused for good
     /// holds back no other.
     async fn publish(&self, records: Vec<Record>) -> Vec<Result<Placement, BusError>> {
-        self.producer.publish(&records).await
+        self.producer.publish(&records, &BTreeMap::new()).await
+    }
+
+    async fn publish_mapped(
+        &self,
+        records: Vec<Record>,
+        topics: &BTreeMap<EventType, String>,
+    ) -> Vec<Result<Placement, BusError>> {
+        self.producer.publish(&records, topics).await
     }
 
     async fn subscribe(&self, group: GroupName, topics: &[EventType]) -> Result<Box<dyn Subscription>, BusError> {

@@ -28,7 +28,7 @@ pub mod header {
     pub const CE_SEQUENCE: &str = "ce_sequence";
     /// The W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
-    /// Only this group handles the record: it is a redrive for it. Other groups skip it.
+    /// Only this group handles the record: it is a redrive, or a replay, for it. Other groups skip it.
     pub const REDRIVE_GROUP: &str = "runmesh-redrive-group";
     /// Which attempt a redrive is, from 2.
     pub const ATTEMPT: &str = "runmesh-attempt";
@@ -147,6 +147,11 @@ impl Delivery {
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.extra_headers.iter().find(|(header, _)| header == name)?;
         std::str::from_utf8(value).ok()
+    }
+
+    /// Whether it is a redrive or a replay, which nobody waits for.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.header(header::REDRIVE_GROUP).or_else(|| self.header(header::REPLAY)).is_some()
     }
 
     /// All headers of the record.

@@ -18,6 +18,9 @@ const MAX_VIOLATIONS: usize = 16;
 /// The most characters of one text in a status.
 const MAX_TEXT: usize = 512;
 
+/// The greatest number of characters of a reason, or of a name.
+const MAX_WORDS: usize = 1_000;
+
 /// A field of the request whose value can't be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -43,6 +46,19 @@ pub fn execution_id(text: &str) -> Result<ExecutionId, Violation> {
         return Err(Violation::new("execution_id", "is missing"));
     }
     text.parse().map_err(|error| Violation::new("execution_id", format!("{error}")))
+}
+
+/// What is wrong with who has something done and why: both have to be told.
+pub fn operator(actor: &str, reason: &str) -> Vec<Violation> {
+    let fields = [("actor", actor), ("reason", reason)].into_iter();
+    let wrong = fields.filter_map(|(field, text)| {
+        if text.trim().is_empty() {
+            return Some(Violation::new(field, "is missing"));
+        }
+        let most = MAX_WORDS;
+        (text.chars().count() > most).then(|| Violation::new(field, format!("has more than {most} characters")))
+    });
+    wrong.collect()
 }
 
 /// INVALID_ARGUMENT because of one field.

@@ -102,6 +102,10 @@ pub trait EventStore: Send + Sync + 'static {
     /// At most `limit` events after a position that match the filter, in the order in which they were recorded.
     async fn scan(&self, filter: &Filter, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError>;
 
+    /// A position that no event that was recorded so far is behind: what is recorded from now on is. Where the store is shared,
+    /// that holds for this process, and for others as far as their clocks agree and nothing of theirs is on its way.
+    async fn newest(&self) -> Result<Position, StoreError>;
+
     /// At most `limit` events after a position that are not yet marked as published, in the order in which they were
     /// recorded.
     async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Unpublished>, StoreError>;

@@ -117,7 +117,7 @@ fn has(deployment: &Deployment, port: &IntOrString) -> bool {
 #[test]
 fn who_may_call_whom_is_exact() -> anyhow::Result<()> {
     let objects = render("ci/minimal-values.yaml", &[])?;
-    let apis = set(["execution", "scheduler", "saga", "results", "dlq", "event-log"]);
+    let apis = set(["execution", "scheduler", "saga", "results", "dlq", "replay", "event-log"]);
     for role in Role::ALL.map(Role::as_str) {
         let (ingress, egress) = rules(&objects, role)?;
         let callers: Vec<_> = ingress.iter().flat_map(|(from, _)| from).collect();

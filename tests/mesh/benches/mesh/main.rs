@@ -7,6 +7,7 @@ mod events;
 mod executions;
 mod first_line;
 mod queue;
+mod replay;
 mod sandbox;
 mod servers;
 
@@ -15,8 +16,18 @@ use std::time::Duration;
 use anyhow::bail;
 use hdrhistogram::Histogram;
 
-const PARTS: [&str; 9] =
-    ["latency", "throughput", "sandbox", "queue", "events", "dead-letters", "redrive", "servers", "first-line"];
+const PARTS: [&str; 10] = [
+    "latency",
+    "throughput",
+    "sandbox",
+    "queue",
+    "events",
+    "dead-letters",
+    "redrive",
+    "replay",
+    "servers",
+    "first-line",
+];
 
 fn main() -> anyhow::Result<()> {
     // cargo adds --bench.
@@ -35,6 +46,7 @@ fn main() -> anyhow::Result<()> {
             "events" => runtime.block_on(events::rate())?,
             "dead-letters" => runtime.block_on(dead_letters::questions())?,
             "redrive" => runtime.block_on(dead_letters::redrives())?,
+            "replay" => runtime.block_on(replay::rates())?,
             "servers" => runtime.block_on(servers::measure())?,
             _ => first_line::time()?,
         }

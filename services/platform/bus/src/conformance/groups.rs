@@ -3,7 +3,7 @@
 use runmesh_events::GroupName;
 
 use super::{Harness, Probe, TOPIC, record, start, subscriptions::until_done};
-use crate::{ConsumerGroup, DeadLetter, Record, header};
+use crate::{ConsumerGroup, DeadLetter, HandlerError, Record, header};
 
 const GROUP: GroupName = GroupName::new("groups");
 const OTHER: GroupName = GroupName::new("groups-other");
@@ -58,6 +58,39 @@ pub async fn a_replay_is_skipped_unless_opted_in<H: Harness>() {
     assert_eq!(probe.of("a"), [2]);
     assert_eq!(willing.of("a"), [1, 2]);
     until_done(&*bus, GROUP, TOPIC).await;
+    one.stop().await;
+    two.stop().await;
+}
+
+/// A replay for one group is passed over by others, also by those that want replayed events. It is of no dead letter, also where
+/// the group has one of the event.
+pub async fn a_replay_for_one_group_reaches_it_alone<H: Harness>() {
+    let harness = H::new().await;
+    let bus = harness.bus();
+    let consumer = harness.consumer().await;
+    let failing = Probe::new(|incoming| async move {
+        match incoming.delivery.header(header::REPLAY) {
+            Some(_) => Ok(()),
+            None => Err(HandlerError::permanent("it can't be handled")),
+        }
+    });
+    let other = Probe::accepting();
+    let group = |name, probe| ConsumerGroup { sees_replays: true, ..ConsumerGroup::new(name, &[TOPIC], probe) };
+    let one = start(&consumer, group(GROUP, failing.clone()));
+    let two = start(&consumer, group(OTHER, other.clone()));
+    let first = record(TOPIC, "a", 1);
+    let mut replay = first.clone();
+    for (name, value) in [(header::REPLAY, "replay-1"), (header::REDRIVE_GROUP, GROUP.as_str())] {
+        replay.headers.push((name.to_owned(), value.to_owned().into()));
+    }
+    for result in bus.publish(vec![first, replay, record(TOPIC, "a", 2)]).await {
+        result.unwrap();
+    }
+    failing.saw("a", 2).await;
+    other.saw("a", 2).await;
+    assert_eq!(failing.of("a"), [1, 1, 2]);
+    assert_eq!(other.of("a"), [1, 2]);
+    until_done(&*bus, OTHER, TOPIC).await;
     one.stop().await;
     two.stop().await;
 }

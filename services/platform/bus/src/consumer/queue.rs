@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Delivery, Lane, Membership, header};
+use crate::{Delivery, Lane, Membership};
 
 /// A record on its way to a worker. The permit is given back when the worker is done with it.
 pub(super) type Assigned = (Delivery, OwnedSemaphorePermit);
@@ -20,8 +20,8 @@ pub(super) struct KeyedQueue {
     state: Mutex<State>,
     ready: Semaphore,
     membership: Membership,
-    /// How many redrives are worked on at once, so that there is a worker for what comes meanwhile.
-    redrives: usize,
+    /// How many redrives and replays are worked on at once at most, so that there is a worker for what comes meanwhile.
+    repeats: usize,
     /// From then on nothing is begun that lies behind everything that was begun in its lane.
     ending: CancellationToken,
 }
@@ -30,11 +30,11 @@ pub(super) struct KeyedQueue {
 struct State {
     /// Records that a worker may take: at most one of each key.
     ready: VecDeque<Assigned>,
-    /// The same of redrives, which are taken when no other is ready: they disturb nobody.
-    redriven: VecDeque<Assigned>,
-    /// How many redrives are worked on.
-    redriving: usize,
-    /// How many workers have come for a redrive when too many were worked on: so many permits are to be given again.
+    /// The same of redrives and replays, which are taken when no other is ready: they disturb nobody.
+    repeated: VecDeque<Assigned>,
+    /// How many of those are worked on.
+    repeating: usize,
+    /// How many workers have come for one when too many were worked on: so many permits are to be given again.
     owed: usize,
     /// The keys of which a record is ready or being worked on, each with those that wait behind it.
     keys: HashMap<Bytes, VecDeque<Assigned>>,
@@ -44,19 +44,15 @@ struct State {
 
 impl State {
     fn add_ready(&mut self, assigned: Assigned) {
-        if is_redrive(&assigned.0) { self.redriven.push_back(assigned) } else { self.ready.push_back(assigned) }
+        if assigned.0.is_repeated() { self.repeated.push_back(assigned) } else { self.ready.push_back(assigned) }
     }
-}
-
-fn is_redrive(delivery: &Delivery) -> bool {
-    delivery.header(header::REDRIVE_GROUP).is_some()
 }
 
 impl KeyedQueue {
     /// A queue for so many workers.
     pub(super) fn new(membership: Membership, workers: usize, ending: CancellationToken) -> Self {
-        let redrives = (workers - workers / 4).max(1);
-        Self { state: Mutex::default(), ready: Semaphore::new(0), membership, redrives, ending }
+        let repeats = (workers - workers / 4).max(1);
+        Self { state: Mutex::default(), ready: Semaphore::new(0), membership, repeats, ending }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -88,13 +84,13 @@ impl KeyedQueue {
             // What was waited for may have been given up meanwhile.
             let assigned = match state.ready.pop_front() {
                 Some(assigned) => assigned,
-                None if state.redriving >= self.redrives && !state.redriven.is_empty() => {
+                None if state.repeating >= self.repeats && !state.repeated.is_empty() => {
                     state.owed += 1;
                     continue;
                 }
-                None => match state.redriven.pop_front() {
+                None => match state.repeated.pop_front() {
                     Some(assigned) => {
-                        state.redriving += 1;
+                        state.repeating += 1;
                         assigned
                     }
                     None => continue,
@@ -110,8 +106,8 @@ impl KeyedQueue {
     pub(super) fn done(&self, delivery: &Delivery) {
         let mut state = self.lock();
         let mut permits = 0;
-        if is_redrive(delivery) {
-            state.redriving = state.redriving.saturating_sub(1);
+        if delivery.is_repeated() {
+            state.repeating = state.repeating.saturating_sub(1);
             if state.owed > 0 {
                 state.owed -= 1;
                 permits += 1;
@@ -153,11 +149,11 @@ impl KeyedQueue {
     }
 
     fn remove(&self, state: &mut State, is_over: impl Fn(&Delivery) -> bool) {
-        let State { ready, redriven, keys, .. } = &mut *state;
+        let State { ready, repeated, keys, .. } = &mut *state;
         for behind in keys.values_mut() {
             behind.retain(|(delivery, _)| !is_over(delivery));
         }
-        let before = ready.len() + redriven.len();
+        let before = ready.len() + repeated.len();
         let mut freed = Vec::new();
         let mut keep = |(delivery, _): &Assigned| {
             let over = is_over(delivery);
@@ -167,7 +163,7 @@ impl KeyedQueue {
             !over
         };
         ready.retain(&mut keep);
-        redriven.retain(&mut keep);
+        repeated.retain(&mut keep);
         for key in freed {
             // What is behind may be of another lane: a key has records on several topics.
             match state.keys.get_mut(&key).and_then(VecDeque::pop_front) {
@@ -177,10 +173,10 @@ impl KeyedQueue {
                 }
             }
         }
-        let gone = before.saturating_sub(state.ready.len() + state.redriven.len());
+        let gone = before.saturating_sub(state.ready.len() + state.repeated.len());
         // Where there are fewer permits, workers have them already, and find less than they came for.
         let forgotten = self.ready.forget_permits(gone);
-        let left = state.redriven.len();
+        let left = state.repeated.len();
         state.owed = state.owed.saturating_sub(gone - forgotten).min(left);
     }
 
@@ -197,6 +193,7 @@ mod tests {
     use runmesh_events::EventType;
 
     use super::*;
+    use crate::header;
 
     const ONE: Lane = Lane { event_type: EventType::ExecutionStarted, partition: 0 };
     const OTHER: Lane = Lane { event_type: EventType::ExecutionStarted, partition: 1 };
@@ -207,7 +204,7 @@ mod tests {
     }
 
     impl Bench {
-        /// A queue with these records, as lane, offset and key. A key with `!` is that of redrives.
+        /// A queue with these records, as lane, offset and key. A key with `!` is that of redrives, one with `?` of replays.
         fn new(records: &[(Lane, u64, &'static str)]) -> Self {
             let queue = KeyedQueue::new(Membership::certain(), 16, CancellationToken::new());
             let bench = Self { queue, permits: Arc::new(Semaphore::new(64)) };
@@ -218,10 +215,10 @@ mod tests {
                     event_type: lane.event_type,
                     partition: lane.partition,
                     key: Bytes::from_static(key.as_bytes()),
-                    extra_headers: key
-                        .ends_with('!')
-                        .then(|| (header::REDRIVE_GROUP.to_owned(), Bytes::from_static(b"bench")))
+                    extra_headers: [('!', header::REDRIVE_GROUP), ('?', header::REPLAY)]
                         .into_iter()
+                        .filter(|(mark, _)| key.ends_with(*mark))
+                        .map(|(_, name)| (name.to_owned(), Bytes::from_static(b"bench")))
                         .collect(),
                     value: Bytes::new(),
                     timestamp: SystemTime::UNIX_EPOCH,
@@ -261,8 +258,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn redrives_are_taken_when_nothing_else_is_ready() {
-        let bench = Bench::new(&[(ONE, 1, "a!"), (ONE, 2, "b!"), (ONE, 3, "b!"), (ONE, 4, "c"), (ONE, 5, "d")]);
+    async fn redrives_and_replays_are_taken_when_nothing_else_is_ready() {
+        let bench = Bench::new(&[(ONE, 1, "a?"), (ONE, 2, "b!"), (ONE, 3, "b!"), (ONE, 4, "c"), (ONE, 5, "d")]);
         assert_eq!((bench.take().await, bench.take().await, bench.take().await), ((ONE, 4), (ONE, 5), (ONE, 1)));
         bench.queue.give_up(&[OTHER]);
         assert_eq!(bench.rest().await, [(ONE, 2), (ONE, 3)]);
@@ -271,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn redrives_leave_a_worker_for_what_comes_meanwhile() {
         let mut bench = Bench::new(&[(ONE, 1, "a!"), (ONE, 2, "b!"), (ONE, 3, "c!"), (ONE, 4, "d!")]);
-        bench.queue.redrives = 2;
+        bench.queue.repeats = 2;
         let bench = Arc::new(bench);
         let (first, _permit) = bench.queue.next().await.unwrap();
         let _second = bench.queue.next().await.unwrap();

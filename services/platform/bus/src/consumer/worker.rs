@@ -50,9 +50,10 @@ impl Worker {
         while let Some((delivery, permit)) = queue.next().await {
             let started = Instant::now();
             // What is delivered again disturbs nobody.
-            let outcome = match delivery.header(header::REDRIVE_GROUP) {
-                Some(_) => in_background(self.deliver(&delivery)).await,
-                None => self.deliver(&delivery).await,
+            let outcome = if delivery.is_repeated() {
+                in_background(self.deliver(&delivery)).await
+            } else {
+                self.deliver(&delivery).await
             };
             let group = self.group.name.as_str();
             let topic = Catalog::get().topic(delivery.event_type).map_or("", |topic| topic.name.as_str());
@@ -78,7 +79,8 @@ impl Worker {
             return Outcome::Skipped;
         }
         let mut redrive = None;
-        if redriven_to.is_some() {
+        // A replay for one group alone is of no letter.
+        if redriven_to.is_some() && delivery.header(header::DEAD_LETTER).is_some() {
             let Some(found) = self.surely(|| self.dead_letters.redrive(self.group.name, delivery)).await else {
                 return Outcome::Unfinished;
             };

@@ -1,7 +1,7 @@
 //! Publishing.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -19,6 +19,8 @@ use tokio::{
     sync::mpsc::{self, error::TryRecvError},
     time::{Instant, sleep},
 };
+
+use runmesh_events::EventType;
 
 use super::{KafkaConfig, error, logs, topic_of};
 use crate::{BusError, Placement, Record};
@@ -44,11 +46,16 @@ impl Producer {
         Ok(Self { settings, client, limit: config.max_record_bytes, patience: config.delivery_timeout })
     }
 
-    /// Publishes records in this order. A result for each, in the same order.
-    pub(super) async fn publish(&self, records: &[Record]) -> Vec<Result<Placement, BusError>> {
+    /// Publishes records in this order, those of some types to other topics than theirs. A result for each, in the same order.
+    pub(super) async fn publish(
+        &self,
+        records: &[Record],
+        topics: &BTreeMap<EventType, String>,
+    ) -> Vec<Result<Placement, BusError>> {
         let client = self.client();
         let (reports, reported) = mpsc::unbounded_channel();
-        let mut call = Call { records, results: vec![None; records.len()], held_back: HashSet::new(), reported };
+        let mut call =
+            Call { records, results: vec![None; records.len()], held_back: HashSet::new(), topics, reported };
         for (index, record) in records.iter().enumerate() {
             call.take_reports();
             if let Some(result) = self.send(&client, record, index, &reports, &mut call).await {
@@ -78,9 +85,10 @@ impl Producer {
         reports: &mpsc::UnboundedSender<Report>,
         call: &mut Call<'_>,
     ) -> Option<Result<Placement, BusError>> {
-        let topic = match topic_of(record.event_type) {
-            Ok(topic) => topic.name.as_str(),
-            Err(error) => return Some(Err(error)),
+        let topic = match (call.topics.get(&record.event_type), topic_of(record.event_type)) {
+            (Some(other), _) => other.as_str(),
+            (None, Ok(topic)) => topic.name.as_str(),
+            (None, Err(error)) => return Some(Err(error)),
         };
         let size = size_of(record);
         if size > self.limit {
@@ -127,6 +135,8 @@ struct Call<'a> {
     results: Vec<Option<Result<Placement, BusError>>>,
     /// Keys of which a record failed for the moment: a later one must not overtake it.
     held_back: HashSet<Bytes>,
+    /// Topics in the stead of those of event types.
+    topics: &'a BTreeMap<EventType, String>,
     reported: mpsc::UnboundedReceiver<Report>,
 }
 

@@ -45,6 +45,22 @@ pub async fn an_aggregate_is_read_in_pages_and_by_type<H: Harness>() {
     assert!(store.read(&id("none"), 0, 10, &[]).await.unwrap().is_empty());
 }
 
+/// What was recorded so far is not behind the newest position, and what is recorded from now on is.
+pub async fn nothing_that_was_recorded_is_behind_the_newest_position<H: Harness>() {
+    let harness = H::new().await;
+    let store = harness.events();
+    let behind = async |position| places(&store.scan(&Filter::default(), position, 100).await.unwrap());
+    let empty = store.newest().await.unwrap();
+    append(&*store, "a", vec![event(1), event(2)]).await;
+    append(&*store, "b", vec![event(1)]).await;
+    let newest = store.newest().await.unwrap();
+    assert_eq!(behind(empty).await.len(), 3);
+    assert_eq!(behind(newest).await, []);
+    append(&*store, "a", vec![event(3)]).await;
+    assert_eq!(behind(newest).await, [("a".to_owned(), 3)]);
+    assert!(store.newest().await.unwrap() > newest);
+}
+
 /// A scan goes over all aggregates in the order in which they were recorded, and its filters work together.
 pub async fn a_scan_filters_by_type_aggregate_and_time<H: Harness>() {
     let harness = H::new().await;

@@ -61,6 +61,11 @@ impl EventStore for MongoStore {
         self.inner.scan(filter, after, limit).await
     }
 
+    async fn newest(&self) -> Result<Position, StoreError> {
+        let position = self.inner.clock.positions(1, 0).at(0);
+        Ok(Position(u64::try_from(position).unwrap_or_default()))
+    }
+
     /// As with [`scan`](EventStore::scan), events may appear before a place that was reached: look from the start again.
     async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         self.inner.unpublished(after, limit).await

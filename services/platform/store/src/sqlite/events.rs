@@ -100,6 +100,10 @@ impl EventStore for SqliteStore {
             .await
     }
 
+    async fn newest(&self) -> Result<Position, StoreError> {
+        self.greatest_position().await
+    }
+
     async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         self.inner
             .readers

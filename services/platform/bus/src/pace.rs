@@ -1,24 +1,24 @@
-//! How fast a redrive delivers: at its rate, and slower while live traffic falls behind.
+//! How fast redrives and replays send: at their rate, and slower while live traffic falls behind.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How many records the groups may be behind on, beside those of the redrive, before it slows down.
+/// How many records the groups may be behind on, beside those that are sent, before it slows down.
 const LAG: u64 = 1_000;
 
 /// The slowest part of its rate.
 const SLOWEST: f64 = 1.0 / 64.0;
 
-/// For how long what was not delivered may be made up for.
+/// For how long what was not sent may be made up for.
 const BURST: Duration = Duration::from_millis(100);
 
 /// Over what time the current rate is told.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Says how many may be delivered now.
+/// Says how many may be sent now.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub struct Pace {
     /// In a second. `None`: no limit.
     rate: Option<f64>,
     /// The part of the rate that live traffic leaves.
@@ -31,13 +31,14 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(rate: f64, now: Instant) -> Self {
+    /// One of `rate` in a second; 0: no limit.
+    pub fn new(rate: f64, now: Instant) -> Self {
         let rate = Some(rate).filter(|rate| *rate > 0.0);
         Self { rate, share: 1.0, tokens: 0.0, at: now, counted: (now, 0), current: 0.0 }
     }
 
-    /// How many may be delivered at `now`, at most `most`.
-    pub(super) fn allowed(&mut self, now: Instant, most: usize) -> usize {
+    /// How many may be sent at `now`, at most `most`.
+    pub fn allowed(&mut self, now: Instant, most: usize) -> usize {
         let Some(rate) = self.effective_rate() else { return most };
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
@@ -48,8 +49,8 @@ impl Pace {
         (whole as usize).min(most)
     }
 
-    /// So many were delivered.
-    pub(super) fn delivered(&mut self, count: usize, now: Instant) {
+    /// So many were sent.
+    pub fn sent(&mut self, count: usize, now: Instant) {
         self.tokens -= count as f64;
         self.counted.1 += count as u64;
         let passed = now.saturating_duration_since(self.counted.0);
@@ -60,17 +61,17 @@ impl Pace {
     }
 
     /// The groups are behind by so many records of live traffic.
-    pub(super) fn lag(&mut self, records: u64) {
+    pub fn lag(&mut self, records: u64) {
         self.share = if records > LAG { (self.share / 2.0).max(SLOWEST) } else { (self.share * 1.5).min(1.0) };
     }
 
     /// Whether it is slower than it may be.
-    pub(super) fn is_throttled(&self) -> bool {
+    pub fn is_throttled(&self) -> bool {
         self.share < 1.0
     }
 
-    /// How many were delivered in a second lately.
-    pub(super) fn current(&self) -> f64 {
+    /// How many were sent in a second lately.
+    pub fn current(&self) -> f64 {
         self.current
     }
 
@@ -88,13 +89,13 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// How many are delivered in ten seconds of looks every 7 ms.
-    fn delivered(pace: &mut Pace, start: Instant) -> usize {
+    /// How many are sent in ten seconds of looks every 7 ms.
+    fn sent(pace: &mut Pace, start: Instant) -> usize {
         let mut sum = 0;
         for look in 1..=10_000 / 7 {
             let now = start + Duration::from_millis(7 * look);
             let allowed = pace.allowed(now, 256);
-            pace.delivered(allowed, now);
+            pace.sent(allowed, now);
             sum += allowed;
         }
         sum
@@ -104,7 +105,7 @@ mod tests {
     fn the_rate_is_kept_whatever_it_is() {
         for rate in [1.0, 3.5, 100.0, 1_234.0, 10_000.0] {
             let start = Instant::now();
-            let sum = delivered(&mut Pace::new(rate, start), start) as f64;
+            let sum = sent(&mut Pace::new(rate, start), start) as f64;
             let wanted = rate * 10.0;
             assert!((sum - wanted).abs() <= (wanted * 0.05).max(1.0), "{sum} of {wanted}");
         }
@@ -124,7 +125,7 @@ mod tests {
         pace.lag(LAG + 1);
         pace.lag(LAG + 1);
         assert!(pace.is_throttled());
-        let sum = delivered(&mut pace, start);
+        let sum = sent(&mut pace, start);
         assert!((2_400..=2_600).contains(&sum), "{sum}");
         for _ in 0..10 {
             pace.lag(0);

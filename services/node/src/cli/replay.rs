@@ -1,0 +1,262 @@
+//! The command line of `runmesh replay`.
+
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use runmesh_proto::event::EventType;
+
+use super::{
+    lists::{OutputArgs, PageArgs, When, topic, when},
+    operator::WhyArgs,
+};
+
+/// `runmesh replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ReplayAction,
+}
+
+/// What to do with replays.
+#[derive(Debug, Subcommand)]
+pub enum ReplayAction {
+    /// Send events again: show what that would do, ask, start, and show how it goes. Exit code 1: not all were sent
+    New(Box<NewArgs>),
+    /// Show what a replay would do. Nothing is sent
+    Preview(Box<PreviewArgs>),
+    /// Start a replay that was only created
+    Start(ChangeArgs),
+    /// Have a replay send nothing more until it is resumed
+    Pause(ChangeArgs),
+    /// Have a replay go on that is paused or has failed
+    Resume(ChangeArgs),
+    /// End a replay. What was sent is not called back
+    Cancel(ChangeArgs),
+    /// List replays, newest first
+    Ls(LsArgs),
+    /// Show a replay, with what was done with it and what could not be sent
+    Show(ShowArgs),
+    /// Show how a replay goes, until its end. Exit code 1: not all were sent
+    Watch(ShowArgs),
+    /// Remove a replay that is not under way, and its file
+    Delete(ChangeArgs),
+    /// Remove the replays that ended some time ago, and their files
+    Cleanup(CleanupArgs),
+}
+
+/// Which events. All that is given has to hold.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WhichArgs {
+    /// Of this type, by its topic's name, such as execution_requested; can be given again
+    #[arg(long = "type", value_name = "TOPIC", value_delimiter = ',', value_parser = topic)]
+    pub types: Vec<EventType>,
+    /// Not of this type; can be given again
+    #[arg(long = "not-type", value_name = "TOPIC", value_delimiter = ',', value_parser = topic)]
+    pub excluded: Vec<EventType>,
+    /// Of this execution
+    #[arg(long, value_name = "ID")]
+    pub execution: Option<String>,
+    /// Of the log of this, such as a dead letter
+    #[arg(long, value_name = "ID")]
+    pub aggregate: Option<String>,
+    /// On behalf of this user
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Recorded by this service, such as scheduler
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// That follow from this call
+    #[arg(long, value_name = "ID")]
+    pub correlation: Option<String>,
+    /// Recorded since then: so long ago, such as 1h, or a time, such as 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub since: Option<When>,
+    /// Recorded before then
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub until: Option<When>,
+    /// With this text in what they say
+    #[arg(long, value_name = "TEXT")]
+    pub text: Option<String>,
+    /// This event; can be given again
+    #[arg(long = "id", value_name = "ID", value_delimiter = ',')]
+    pub ids: Vec<String>,
+    /// All events, where no other flag says which
+    #[arg(long)]
+    pub all: bool,
+    /// Out of a file that a replay wrote, rather than out of the log: the replay's id, or the file's name
+    #[arg(long, value_name = "REPLAY OR NAME")]
+    pub from_file: Option<String>,
+}
+
+/// Where they go.
+#[derive(Debug, Clone, Default, Args)]
+#[group(required = true, multiple = false)]
+pub struct TargetArgs {
+    /// To the topics of their types, for the groups that take replayed events
+    #[arg(long)]
+    pub to_topics: bool,
+    /// To this group alone, which has to take replayed events
+    #[arg(long, value_name = "GROUP")]
+    pub to_group: Option<String>,
+    /// To a file in the node's folder of replays
+    #[arg(long)]
+    pub to_file: bool,
+}
+
+/// How they are sent.
+#[derive(Debug, Clone, Default, Args)]
+pub struct HowArgs {
+    /// With --to-topics: what belongs on one topic goes to another one, of the setting replay.topics; can be given again
+    #[arg(long = "map", value_name = "TOPIC=OTHER", conflicts_with_all = ["to_group", "to_file"], value_parser = Mapping::from_str)]
+    pub map: Vec<Mapping>,
+    /// Keep the gaps between the events, so many times as fast as they were; 0 for no gaps
+    #[arg(long, value_name = "TIMES", default_value_t = 0.0, hide_default_value = true, allow_negative_numbers = true)]
+    pub speed: f64,
+    /// How many are sent in a second at most; 0 for no limit
+    #[arg(
+        long,
+        value_name = "PER SECOND",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    pub rate: f64,
+    /// Records keep the time of their event
+    #[arg(long)]
+    pub preserve_timestamps: bool,
+    /// How many are sent together at most; 500 by default
+    #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true)]
+    pub batch_size: i32,
+    /// End after so many
+    #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true)]
+    pub max_events: i64,
+    /// Go on where one can't be sent
+    #[arg(long)]
+    pub skip_errors: bool,
+    /// How often one that can't be sent is tried again; 5 by default
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    pub retries: Option<i32>,
+    /// Do everything but send
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What belongs on one topic goes to another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The topic of the event type.
+    pub from: String,
+    /// The other one.
+    pub to: String,
+}
+
+impl FromStr for Mapping {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (from, to) = text.split_once('=').ok_or("is not of the form TOPIC=OTHER")?;
+        Ok(Self { from: from.to_owned(), to: to.to_owned() })
+    }
+}
+
+/// What, where to, and how.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SpecArgs {
+    /// Which events.
+    #[command(flatten)]
+    pub which: WhichArgs,
+    /// Where to.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// How.
+    #[command(flatten)]
+    pub how: HowArgs,
+}
+
+/// `runmesh replay new`.
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// What, where to, and how.
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// Who and why.
+    #[command(flatten)]
+    pub why: WhyArgs,
+    /// Start it without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// Create it only: `runmesh replay start` starts it
+    #[arg(long, conflicts_with_all = ["yes", "detach"])]
+    pub hold: bool,
+    /// Do not show how it goes
+    #[arg(long)]
+    pub detach: bool,
+    /// The same in calls that mean the same replay
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub request_id: String,
+    /// How and where.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `runmesh replay preview`.
+#[derive(Debug, Args)]
+pub struct PreviewArgs {
+    /// What, where to, and how.
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// How and where.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `runmesh replay start`, `pause`, `resume`, `cancel` and `delete`.
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
+    /// The replay
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Who and why.
+    #[command(flatten)]
+    pub why: WhyArgs,
+    /// How and where.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `runmesh replay ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// How many.
+    #[command(flatten)]
+    pub page: PageArgs,
+    /// How and where.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `runmesh replay show` and `watch`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The replay
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// How and where.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `runmesh replay cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Those that ended before then: so long ago, such as 7d, or a time, such as 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub ended_before: When,
+    /// Who and why.
+    #[command(flatten)]
+    pub why: WhyArgs,
+    /// How and where.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}

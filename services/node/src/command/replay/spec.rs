@@ -1,0 +1,151 @@
+//! What the flags ask for.
+
+use std::time::SystemTime;
+
+use runmesh_events::to_timestamp;
+use runmesh_proto::{
+    event::{EventFilter, EventType},
+    replay::{FileTarget, GroupTarget, ReplayOptions, ReplaySpec, TopicsTarget, replay_spec::Target},
+};
+
+use crate::cli::{
+    lists::When,
+    replay::{HowArgs, SpecArgs, TargetArgs, WhichArgs},
+};
+
+/// The spec, as of now.
+pub(super) fn spec(args: SpecArgs, now: SystemTime) -> ReplaySpec {
+    let SpecArgs { which, target: TargetArgs { to_topics, to_group, to_file }, how } = args;
+    let HowArgs { map, speed, rate, preserve_timestamps, batch_size, max_events, skip_errors, retries, dry_run } = how;
+    let topic_map = map.into_iter().map(|mapping| (mapping.from, mapping.to)).collect();
+    let target = match (to_topics, to_group, to_file) {
+        (_, Some(group), _) => Some(Target::Group(GroupTarget { group })),
+        (true, None, _) => Some(Target::Topics(TopicsTarget { topic_map })),
+        (false, None, true) => Some(Target::File(FileTarget {})),
+        (false, None, false) => None,
+    };
+    let (all, source_file) = (which.all, which.from_file.clone().unwrap_or_default());
+    let filter = Some(filter(which, now)).filter(|filter| *filter != EventFilter::default());
+    let options = Some(ReplayOptions {
+        speed,
+        rate,
+        preserve_timestamps,
+        batch_size,
+        max_events,
+        skip_errors,
+        retry_attempts: retries,
+        dry_run,
+    });
+    ReplaySpec { filter, all, source_file, target, options }
+}
+
+fn filter(args: WhichArgs, now: SystemTime) -> EventFilter {
+    let time = |when: When| to_timestamp(when.before(now));
+    let types = |types: Vec<EventType>| types.into_iter().map(i32::from).collect();
+    EventFilter {
+        event_types: types(args.types),
+        exclude_event_types: types(args.excluded),
+        event_ids: args.ids,
+        execution_id: args.execution.unwrap_or_default(),
+        aggregate_id: args.aggregate.unwrap_or_default(),
+        user_id: args.user.unwrap_or_default(),
+        producer: args.service.unwrap_or_default(),
+        correlation_id: args.correlation.unwrap_or_default(),
+        from: args.since.map(time),
+        until: args.until.map(time),
+        text: args.text.unwrap_or_default(),
+    }
+}
+
+/// Where events go, in words.
+pub(super) fn target(spec: Option<&ReplaySpec>) -> String {
+    match spec.and_then(|spec| spec.target.as_ref()) {
+        Some(Target::Topics(target)) if target.topic_map.is_empty() => "topics".to_owned(),
+        Some(Target::Topics(target)) => {
+            let map: Vec<String> = target.topic_map.iter().map(|(from, to)| format!("{from}={to}")).collect();
+            format!("topics, {}", map.join(", "))
+        }
+        Some(Target::Group(target)) => format!("group {}", target.group),
+        Some(Target::File(_)) => "file".to_owned(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{
+        Cli,
+        cli::{Command, replay::ReplayAction},
+    };
+
+    fn parse(arguments: &[&str]) -> Result<ReplaySpec, String> {
+        let command = ["runmesh", "replay", "preview"].iter().chain(arguments);
+        let cli = Cli::try_parse_from(command).map_err(|error| error.to_string())?;
+        let Command::Replay(args) = cli.command else { return Err("another command".to_owned()) };
+        let ReplayAction::Preview(args) = args.action else { return Err("another action".to_owned()) };
+        Ok(spec(args.spec, SystemTime::UNIX_EPOCH + Duration::from_secs(7_200)))
+    }
+
+    #[test]
+    fn each_flag_has_its_field() {
+        let which = "--type pod_created --not-type pod_failed --execution e --aggregate a --user u --service s \
+                     --correlation c --since 1h --until 1970-01-01T02:00:00Z --text t --id i --from-file f";
+        let how = "--to-topics --map pod_created=other --speed 2.5 --rate 9 --preserve-timestamps --batch-size 7 \
+                   --max-events 8 --skip-errors --retries 0 --dry-run";
+        let arguments: Vec<&str> = which.split_whitespace().chain(how.split_whitespace()).collect();
+        let at = |seconds| Some(to_timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)));
+        let filter = EventFilter {
+            event_types: vec![EventType::PodCreated.into()],
+            exclude_event_types: vec![EventType::PodFailed.into()],
+            event_ids: vec!["i".to_owned()],
+            execution_id: "e".to_owned(),
+            aggregate_id: "a".to_owned(),
+            user_id: "u".to_owned(),
+            producer: "s".to_owned(),
+            correlation_id: "c".to_owned(),
+            from: at(3_600),
+            until: at(7_200),
+            text: "t".to_owned(),
+        };
+        let topic_map = [("pod_created".to_owned(), "other".to_owned())].into();
+        let options = ReplayOptions {
+            speed: 2.5,
+            rate: 9.0,
+            preserve_timestamps: true,
+            batch_size: 7,
+            max_events: 8,
+            skip_errors: true,
+            retry_attempts: Some(0),
+            dry_run: true,
+        };
+        let expected = ReplaySpec {
+            filter: Some(filter),
+            all: false,
+            source_file: "f".to_owned(),
+            target: Some(Target::Topics(TopicsTarget { topic_map })),
+            options: Some(options),
+        };
+        assert_eq!(parse(&arguments), Ok(expected));
+        let file = parse(&["--all", "--to-file"]).unwrap();
+        assert_eq!(
+            (file.all, file.filter, target(Some(&ReplaySpec { target: file.target, ..Default::default() }))),
+            (true, None, "file".to_owned())
+        );
+        let group = parse(&["--all", "--to-group", "shop"]).unwrap();
+        assert_eq!(target(Some(&group)), "group shop");
+    }
+
+    #[test]
+    fn there_is_one_target() {
+        assert!(parse(&["--all"]).unwrap_err().contains("--to-topics"));
+        assert!(parse(&["--all", "--to-topics", "--to-file"]).unwrap_err().contains("--to-file"));
+        assert!(parse(&["--all", "--to-file", "--map", "a=b"]).is_err());
+        assert!(parse(&["--all", "--to-topics", "--map", "a"]).unwrap_err().contains("TOPIC=OTHER"));
+        assert!(parse(&["--type", "nothing", "--to-file"]).unwrap_err().contains("--type"));
+    }
+}
