@@ -10,6 +10,7 @@ use std::{
     thread,
 };
 
+use bytes::Bytes;
 use runmesh_events::AggregateId;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -34,6 +35,7 @@ const LOG_PAGES: i64 = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     records: Vec<TableRecord>,
+    replaced: Vec<(Stored, Bytes)>,
     deleted: Vec<AggregateId>,
 }
 
@@ -43,26 +45,32 @@ impl Effects {
         self.records.push(record);
     }
 
+    /// An event was replaced by this one, which is written so.
+    pub(super) fn replaced(&mut self, stored: Stored, body: Bytes) {
+        self.replaced.push((stored, body));
+    }
+
     /// An aggregate was deleted.
     pub(super) fn deleted(&mut self, aggregate: AggregateId) {
         self.deleted.push(aggregate);
     }
 
-    fn mark(&self) -> (usize, usize) {
-        (self.records.len(), self.deleted.len())
+    fn mark(&self) -> (usize, usize, usize) {
+        (self.records.len(), self.replaced.len(), self.deleted.len())
     }
 
-    fn forget_since(&mut self, (records, deleted): (usize, usize)) {
+    fn forget_since(&mut self, (records, replaced, deleted): (usize, usize, usize)) {
         self.records.truncate(records);
+        self.replaced.truncate(replaced);
         self.deleted.truncate(deleted);
     }
 
     /// Tells of what was committed: first the memory, so that whoever is woken finds it there.
     fn tell(self, memory: &Memory, live: &LiveEvents) {
-        if self.records.is_empty() && self.deleted.is_empty() {
+        if self.records.is_empty() && self.replaced.is_empty() && self.deleted.is_empty() {
             return;
         }
-        memory.committed(&self.records, &self.deleted);
+        memory.committed(&self.records, &self.replaced, &self.deleted);
         let mut appended = Vec::with_capacity(self.records.len());
         let mut published = Vec::new();
         for TableRecord { position, event_type, origin, .. } in self.records {
@@ -72,6 +80,9 @@ impl Effects {
             }
         }
         live.publish(&appended);
+        for (stored, _) in &self.replaced {
+            live.replaced(&stored.event);
+        }
         for aggregate in &self.deleted {
             live.deleted(aggregate);
         }
