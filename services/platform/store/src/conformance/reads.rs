@@ -97,7 +97,8 @@ pub async fn a_scan_back_is_the_scan_reversed<H: Harness>() {
     let store = harness.events();
     for number in 0..40 {
         let event_type = if number % 3 == 0 { EventType::PodCreated } else { EventType::ExecutionStarted };
-        append(&*store, if number % 2 == 0 { "a" } else { "b" }, vec![event_of(event_type, number), event(number)]).await;
+        append(&*store, if number % 2 == 0 { "a" } else { "b" }, vec![event_of(event_type, number), event(number)])
+            .await;
         append(&*store, &format!("own-{number}"), vec![event_of(event_type, number)]).await;
     }
     let all = store.scan(&Filter::default(), Position(0), 1_000).await.unwrap();

@@ -69,12 +69,7 @@ impl Memory {
 
     /// Takes in what was committed: records in the order of their positions, events that stand for those that were there,
     /// and aggregates that were deleted.
-    pub(super) fn committed(
-        &self,
-        records: &[TableRecord],
-        replaced: &[(Stored, Bytes)],
-        deleted: &[AggregateId],
-    ) {
+    pub(super) fn committed(&self, records: &[TableRecord], replaced: &[(Stored, Bytes)], deleted: &[AggregateId]) {
         let mut state = self.lock();
         for record in records {
             if let Origin::Fact(event) = &record.origin {
