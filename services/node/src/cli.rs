@@ -1,6 +1,8 @@
 //! The command line.
 
 pub(crate) mod dlq;
+pub(crate) mod events;
+pub(crate) mod lists;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -39,6 +41,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Inspect what groups could not handle, and deliver it to them again
     Dlq(dlq::DlqArgs),
+    /// Look at events: list, show, follow, export and count them
+    Events(events::EventsArgs),
     /// Make certificates
     Certs(CertsArgs),
 }

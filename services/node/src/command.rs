@@ -5,15 +5,21 @@ mod certs;
 mod connect;
 mod dlq;
 mod doctor;
+mod download;
+mod events;
+mod follow;
+mod pages;
 mod print;
 mod real;
 mod reconnect;
+mod refused;
 mod run;
 mod runtimes;
 mod serve;
 mod table;
 mod topics;
 mod verify;
+mod words;
 
 use std::process::ExitCode;
 
@@ -40,6 +46,7 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
             Command::Call(args) => call::call(args).await,
             Command::Verify(args) => verify::verify(args, environment).await,
             Command::Dlq(args) => dlq::dlq(args.action, environment).await,
+            Command::Events(args) => events::events(args.action).await,
             Command::Certs(args) => certs::certs(&args),
         }
     });

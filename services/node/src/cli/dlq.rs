@@ -3,20 +3,19 @@
 mod policy;
 mod redrive;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use runmesh_events::Catalog;
 use runmesh_proto::{dlq::DeadLetterState, event::EventType};
 
 pub(crate) use self::{
     policy::{PolicyAction, PolicyArgs, PolicyNumbers, PolicySetArgs},
     redrive::{PaceArgs, RedriveAction, RedriveArgs, RedriveLsArgs},
 };
-use super::{ServerArgs, humantime_duration};
+use super::{
+    ServerArgs,
+    lists::{OutputArgs, PageArgs, When, topic, when},
+};
 
 /// `runmesh dlq`.
 #[derive(Debug, Args)]
@@ -51,28 +50,6 @@ pub enum DlqAction {
     Watch(WatchArgs),
     /// Write letters with their records, one JSON object in a line
     Export(ExportArgs),
-}
-
-/// How the answer is shown, and who is asked.
-#[derive(Debug, Clone, Args)]
-pub struct OutputArgs {
-    /// Print JSON; of a list, one object in a line
-    #[arg(long)]
-    pub json: bool,
-    /// The server.
-    #[command(flatten)]
-    pub server: ServerArgs,
-}
-
-/// How much of a list is shown.
-#[derive(Debug, Clone, Args)]
-pub struct PageArgs {
-    /// How many entries at most
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    pub limit: u32,
-    /// All entries, however many there are
-    #[arg(long, conflicts_with = "limit")]
-    pub all: bool,
 }
 
 /// Who does something, and why. It is recorded.
@@ -149,25 +126,6 @@ impl StateArg {
                 .filter(|state| **state != Self::All)
                 .flat_map(|state| state.states())
                 .collect(),
-        }
-    }
-}
-
-/// A point in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// So long ago.
-    Ago(Duration),
-    /// Then.
-    At(SystemTime),
-}
-
-impl When {
-    /// The time that is meant.
-    pub fn before(self, now: SystemTime) -> SystemTime {
-        match self {
-            Self::Ago(ago) => now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
-            Self::At(time) => time,
         }
     }
 }
@@ -287,18 +245,6 @@ pub struct ExportArgs {
     pub server: ServerArgs,
 }
 
-/// An event type by its topic's name.
-fn topic(text: &str) -> Result<EventType, String> {
-    Catalog::get().event_type(text).map_err(|_| "is not an event type; `runmesh topics` lists them".to_owned())
-}
-
-fn when(text: &str) -> Result<When, String> {
-    let ago = humantime_duration(text).map(When::Ago);
-    let at = || humantime::parse_rfc3339_weak(text).map(When::At);
-    ago.or_else(|_| at())
-        .map_err(|_| "is neither so long ago, such as 1h, nor a time, such as 2026-01-02T03:04:05Z".to_owned())
-}
-
 /// A number from one to another one.
 fn between(text: &str, least: f64, greatest: f64) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
@@ -307,6 +253,8 @@ fn between(text: &str, least: f64, greatest: f64) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser as _;
 
     use super::*;
@@ -328,9 +276,6 @@ mod tests {
         assert_eq!(args.filter.states, [StateArg::All]);
         assert_eq!(StateArg::All.states().len(), 5);
         assert_eq!(args.filter.since, Some(When::Ago(Duration::from_secs(3_600))));
-        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
-        assert_eq!(when("1970-01-02T00:00:00Z"), Ok(When::At(then)));
-        assert_eq!(When::Ago(Duration::from_secs(400)).before(then), then - Duration::from_secs(400));
         assert_eq!((args.page.limit, args.page.all), (50, false));
     }
 

@@ -4,9 +4,7 @@ mod act;
 mod edit;
 mod export;
 mod filter;
-mod follow;
 mod list;
-mod pages;
 mod policy;
 mod redrive;
 mod refused;
@@ -22,7 +20,7 @@ use runmesh_rpc::{Credentials, client::Upstream};
 use tonic::service::interceptor::InterceptedService;
 
 use self::refused::refused;
-use super::{connect, print, reconnect, serve::Stop, table};
+use super::{connect, download, follow, pages, print, serve::Stop, table};
 use crate::{
     Environment,
     cli::{ServerArgs, dlq::DlqAction},

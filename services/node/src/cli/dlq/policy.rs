@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use runmesh_proto::event::EventType;
 
-use super::{OutputArgs, WhyArgs, between, topic};
+use super::{WhyArgs, between};
 use crate::cli::humantime_duration;
+use crate::cli::lists::{OutputArgs, topic};
 
 /// The names of the presets.
 const PRESETS: [&str; 5] = ["aggressive", "cautious", "immediate", "default", "manual"];

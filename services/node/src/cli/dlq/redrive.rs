@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-use super::{FilterArgs, OutputArgs, PageArgs, WhyArgs, between};
+use super::{FilterArgs, WhyArgs, between};
+use crate::cli::lists::{OutputArgs, PageArgs};
 
 /// How fast, and how carefully.
 #[derive(Debug, Clone, Copy, Args)]

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use runmesh_events::to_timestamp;
 use runmesh_proto::dlq::DeadLetterFilter;
 
-use crate::cli::dlq::{FilterArgs, When};
+use crate::cli::{dlq::FilterArgs, lists::When};
 
 /// The filter, as of now.
 pub(super) fn filter(args: FilterArgs, now: SystemTime) -> DeadLetterFilter {

@@ -216,7 +216,7 @@ async fn watch(client: Client, redrive_id: String, as_json: bool) -> anyhow::Res
             None => Next::After(message.cursor),
         })
     };
-    let ended = follow(String::new(), ask, take, &mut stop).await;
+    let ended = follow(String::new(), ask, take, refused, &mut stop).await;
     progress.clear();
     let Some(redrive) = ended? else {
         eprintln!("the redrive goes on: `runmesh dlq redrive watch {redrive_id}` shows it, `cancel` ends it");

@@ -10,7 +10,7 @@ use super::{
     Stop,
     filter::filter,
     follow::{Next, follow},
-    open, print,
+    open, print, refused,
     table::{Table, left, right},
     words,
 };
@@ -36,7 +36,7 @@ pub(super) async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(Next::<Infallible>::After(message.cursor))
     };
-    follow(args.cursor, ask, take, &mut stop).await?;
+    follow(args.cursor, ask, take, refused, &mut stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,7 +3,7 @@
 use futures::TryStreamExt as _;
 use tonic::{Status, Streaming};
 
-use super::{Stop, reconnect::Patience, refused};
+use super::{reconnect::Patience, serve::Stop};
 
 /// What follows a message.
 pub(super) enum Next<T> {
@@ -13,11 +13,12 @@ pub(super) enum Next<T> {
     Ended(T),
 }
 
-/// Follows it to its end. `None`: the user asked to stop.
+/// Follows it to its end. `None`: the user asked to stop. `refused` tells a status in words.
 pub(super) async fn follow<M, T>(
     mut cursor: String,
     mut ask: impl AsyncFnMut(String) -> Result<Streaming<M>, Status>,
     mut take: impl FnMut(M) -> anyhow::Result<Next<T>>,
+    refused: impl Fn(&Status) -> anyhow::Error,
     stop: &mut Stop,
 ) -> anyhow::Result<Option<T>> {
     let mut patience = Patience::default();

@@ -1,7 +1,7 @@
 //! A list that comes in pages.
 
 use super::print;
-use crate::cli::dlq::PageArgs;
+use crate::cli::lists::PageArgs;
 
 /// The greatest page that the service makes.
 const PAGE: u32 = 1_000;
