@@ -42,11 +42,6 @@ impl Reader {
         Self { store, selection, filter, after, size: EVENTS.1 / 4 }
     }
 
-    /// The place up to which all was looked at.
-    pub(crate) fn after(&self) -> Position {
-        self.after
-    }
-
     /// What comes next up to a place, and, where one is given, recorded before a time. `None`: nothing is there yet.
     pub(crate) async fn next(
         &mut self,

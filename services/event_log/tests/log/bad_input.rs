@@ -26,20 +26,40 @@ async fn a_filter_is_checked_by_every_method_that_has_one() {
         ("filter.event_types[1]", EventFilter { event_types: vec![1, 4711], ..Default::default() }),
         ("filter.event_types[0]", EventFilter { event_types: vec![0], ..Default::default() }),
         ("filter.exclude_event_types[0]", EventFilter { exclude_event_types: vec![-1], ..Default::default() }),
-        ("filter.exclude_event_types", EventFilter { event_types: vec![1], exclude_event_types: vec![1], ..Default::default() }),
+        (
+            "filter.exclude_event_types",
+            EventFilter { event_types: vec![1], exclude_event_types: vec![1], ..Default::default() },
+        ),
         ("filter.until", EventFilter { from: time(10), until: time(10), ..Default::default() }),
         ("filter.from", EventFilter { from: time(-1), ..Default::default() }),
         ("filter.event_ids[0]", EventFilter { event_ids: vec!["x".into()], ..Default::default() }),
         ("filter.text", EventFilter { text: "x".repeat(1_001), ..Default::default() }),
-        ("filter.aggregate_id", EventFilter { execution_id: "a".into(), aggregate_id: "b".into(), ..Default::default() }),
+        (
+            "filter.aggregate_id",
+            EventFilter { execution_id: "a".into(), aggregate_id: "b".into(), ..Default::default() },
+        ),
     ];
     for (field, filter) in filters {
         let filter = Some(filter);
         let (service, filter) = (&bed.service, || filter.clone());
-        refused(service.query_events(Request::new(QueryEventsRequest { filter: filter(), ..Default::default() })).await, field);
-        refused(service.get_event_stats(Request::new(GetEventStatsRequest { filter: filter(), ..Default::default() })).await, field);
-        refused(service.export_events(Request::new(ExportEventsRequest { filter: filter(), ..Default::default() })).await, field);
-        refused(service.tail_events(Request::new(TailEventsRequest { filter: filter(), ..Default::default() })).await, field);
+        refused(
+            service.query_events(Request::new(QueryEventsRequest { filter: filter(), ..Default::default() })).await,
+            field,
+        );
+        refused(
+            service
+                .get_event_stats(Request::new(GetEventStatsRequest { filter: filter(), ..Default::default() }))
+                .await,
+            field,
+        );
+        refused(
+            service.export_events(Request::new(ExportEventsRequest { filter: filter(), ..Default::default() })).await,
+            field,
+        );
+        refused(
+            service.tail_events(Request::new(TailEventsRequest { filter: filter(), ..Default::default() })).await,
+            field,
+        );
     }
 }
 
@@ -48,14 +68,26 @@ async fn each_other_field_is_checked_too() {
     let bed = Bed::new().await;
     let service = &bed.service;
     for page_size in [-1, 1_001] {
-        refused(service.query_events(Request::new(QueryEventsRequest { page_size, ..Default::default() })).await, "page_size");
+        refused(
+            service.query_events(Request::new(QueryEventsRequest { page_size, ..Default::default() })).await,
+            "page_size",
+        );
     }
     let order_by = "position".to_owned();
-    refused(service.query_events(Request::new(QueryEventsRequest { order_by, ..Default::default() })).await, "order_by");
+    refused(
+        service.query_events(Request::new(QueryEventsRequest { order_by, ..Default::default() })).await,
+        "order_by",
+    );
     for top_users in [-1, 1_001] {
-        refused(service.get_event_stats(Request::new(GetEventStatsRequest { top_users, ..Default::default() })).await, "top_users");
+        refused(
+            service.get_event_stats(Request::new(GetEventStatsRequest { top_users, ..Default::default() })).await,
+            "top_users",
+        );
     }
-    refused(service.export_events(Request::new(ExportEventsRequest { format: 7, ..Default::default() })).await, "format");
+    refused(
+        service.export_events(Request::new(ExportEventsRequest { format: 7, ..Default::default() })).await,
+        "format",
+    );
     for cursor in ["x", "-1", "01", "1.5", "18446744073709551616"] {
         let cursor = cursor.to_owned();
         refused(service.tail_events(Request::new(TailEventsRequest { cursor, ..Default::default() })).await, "cursor");

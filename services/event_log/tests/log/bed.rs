@@ -6,10 +6,10 @@ use runmesh_bus::{EmbeddedBus, KnownGroup};
 use runmesh_event_log::{Dependencies, EventLogService, Verifier};
 use runmesh_events::{AggregateId, Event, EventId, ExecutionId, NewEvent, Payload, TraceParent};
 use runmesh_proto::{
-    event::{EventFilter, EventType, ExecutionCompleted, ExecutionOutput, ExecutionRequested, ResultStored, SagaCompleted},
-    event_log::{
-        LoggedEvent, QueryEventsRequest, QueryEventsResponse, event_log_service_server::EventLogService as _,
+    event::{
+        EventFilter, EventType, ExecutionCompleted, ExecutionOutput, ExecutionRequested, ResultStored, SagaCompleted,
     },
+    event_log::{LoggedEvent, QueryEventsRequest, QueryEventsResponse, event_log_service_server::EventLogService as _},
 };
 use runmesh_store::{EventStore, Expected, Filter, Position, SqliteStore, Stored, sqlite::SqliteConfig};
 use tempfile::TempDir;

@@ -47,10 +47,30 @@ async fn each_condition_of_the_filter_is_kept_to() {
         (EventFilter { user_id: "ann".into(), ..Default::default() }, 10),
         (EventFilter { producer: "other".into(), ..Default::default() }, 1),
         (EventFilter { correlation_id: execution[0].correlation_id.clone(), ..Default::default() }, 5),
-        (EventFilter { from: at(0), until: at(0).map(|at| prost_types::Timestamp { seconds: at.seconds + 60, ..at }), ..Default::default() }, 6),
+        (
+            EventFilter {
+                from: at(0),
+                until: at(0).map(|at| prost_types::Timestamp { seconds: at.seconds + 60, ..at }),
+                ..Default::default()
+            },
+            6,
+        ),
         (EventFilter { text: "ONLY here".into(), ..Default::default() }, 1),
-        (EventFilter { event_ids: vec![execution[3].event_id.clone(), other.event_id.to_string()], ..Default::default() }, 2),
-        (EventFilter { event_ids: vec![execution[3].event_id.clone()], producer: "other".into(), ..Default::default() }, 0),
+        (
+            EventFilter {
+                event_ids: vec![execution[3].event_id.clone(), other.event_id.to_string()],
+                ..Default::default()
+            },
+            2,
+        ),
+        (
+            EventFilter {
+                event_ids: vec![execution[3].event_id.clone()],
+                producer: "other".into(),
+                ..Default::default()
+            },
+            0,
+        ),
     ];
     for (filter, count) in filters {
         for page_size in [1, 50] {
@@ -91,8 +111,16 @@ async fn a_token_is_good_for_its_own_query_alone() {
     bed.execution().await;
     let first = bed.query(QueryEventsRequest { page_size: 2, ..Default::default() }).await.unwrap();
     for request in [
-        QueryEventsRequest { page_token: first.next_page_token.clone(), order_by: "recorded_at".into(), ..Default::default() },
-        QueryEventsRequest { page_token: first.next_page_token.clone(), filter: of_types(&[EventType::PodFailed]), ..Default::default() },
+        QueryEventsRequest {
+            page_token: first.next_page_token.clone(),
+            order_by: "recorded_at".into(),
+            ..Default::default()
+        },
+        QueryEventsRequest {
+            page_token: first.next_page_token.clone(),
+            filter: of_types(&[EventType::PodFailed]),
+            ..Default::default()
+        },
         QueryEventsRequest { page_token: "nonsense".into(), ..Default::default() },
     ] {
         let status = bed.query(request).await.unwrap_err();

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     Environment,
-    cli::dlq::{OutputArgs, PolicyAction, PolicyNumbers, PolicySetArgs},
+    cli::{
+        dlq::{PolicyAction, PolicyNumbers, PolicySetArgs},
+        lists::OutputArgs,
+    },
 };
 
 /// What the numbers are that are not given: the longest wait that there is, and what most presets have.
