@@ -42,7 +42,7 @@ pub(super) fn row(stored: &Stored, to: &mut Vec<u8>) -> Result<(), StoreError> {
         view::topic(stored).to_owned(),
         event.aggregate_id.clone(),
         event.sequence.to_string(),
-        recorded_at.map(|time| humantime::format_rfc3339_micros(time).to_string()).unwrap_or_default(),
+        recorded_at.map(|time| humantime::format_rfc3339_nanos(time).to_string()).unwrap_or_default(),
         event.causation_id.clone(),
         event.correlation_id.clone(),
         event.producer.clone(),

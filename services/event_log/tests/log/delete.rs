@@ -60,11 +60,7 @@ async fn what_it_says_goes_into_the_archive_and_its_place_stays() {
     // It was archived as it was, and told of.
     let file = rusqlite::Connection::open(bed.file()).unwrap();
     let archived: Vec<u8> = file
-        .query_row(
-            "SELECT body FROM documents WHERE collection = 'archived_events' AND id = ?1",
-            [&secret.event_id],
-            |row| row.get(0),
-        )
+        .query_row("SELECT body FROM doc_archived_events WHERE id = ?1", [&secret.event_id], |row| row.get(0))
         .unwrap();
     let archived: serde_json::Value = serde_json::from_slice(&archived).unwrap();
     let original = archived["event_json"].as_str().unwrap();

@@ -3,6 +3,7 @@
 //! Nothing here passes or fails. docs/performance.md says what the figures mean.
 
 mod dead_letters;
+mod event_log;
 mod events;
 mod executions;
 mod first_line;
@@ -15,8 +16,18 @@ use std::time::Duration;
 use anyhow::bail;
 use hdrhistogram::Histogram;
 
-const PARTS: [&str; 9] =
-    ["latency", "throughput", "sandbox", "queue", "events", "dead-letters", "redrive", "servers", "first-line"];
+const PARTS: [&str; 10] = [
+    "latency",
+    "throughput",
+    "sandbox",
+    "queue",
+    "events",
+    "event-log",
+    "dead-letters",
+    "redrive",
+    "servers",
+    "first-line",
+];
 
 fn main() -> anyhow::Result<()> {
     // cargo adds --bench.
@@ -33,6 +44,7 @@ fn main() -> anyhow::Result<()> {
             "sandbox" => runtime.block_on(sandbox::measure())?,
             "queue" => queue::dispatch()?,
             "events" => runtime.block_on(events::rate())?,
+            "event-log" => runtime.block_on(event_log::measure())?,
             "dead-letters" => runtime.block_on(dead_letters::questions())?,
             "redrive" => runtime.block_on(dead_letters::redrives())?,
             "servers" => runtime.block_on(servers::measure())?,
