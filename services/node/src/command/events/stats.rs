@@ -53,7 +53,7 @@ fn lines(stats: &EventStats) -> Vec<String> {
             lines.extend(table);
         }
     }
-    let executions = stats.executions.clone().unwrap_or_default();
+    let executions = stats.executions.unwrap_or_default();
     if executions.requested + ended(&executions) > 0 {
         lines.push(String::new());
         lines.extend(outcomes(&executions));

@@ -102,8 +102,9 @@ impl Inner {
             read.insert((bucket.aggregate.clone(), bucket.place.number), bucket);
         }
         // Where there are fewer buckets than asked for, they are all there are.
-        let from = if read.len() < count { wanted.least } else { first.max(wanted.least) };
-        if from > wanted.least {
+        let is_all = read.len() < count;
+        let from = if is_all { wanted.least } else { first.max(wanted.least) };
+        if !is_all {
             let beside = doc! {
                 "first": { "$gte": from.saturating_sub(LOOK_BACK), "$lte": from },
                 "last": { "$gte": from },
