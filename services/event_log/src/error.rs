@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use runmesh_bus::BusError;
-use runmesh_rpc::status;
-use runmesh_store::StoreError;
+use runmesh_rpc::status::{self, Violation};
+use runmesh_store::{InvalidField, StoreError};
 use tonic::Status;
 
 /// How long a client should wait before it tries again what may succeed later.
@@ -29,4 +29,46 @@ impl From<VerifyError> for Status {
         };
         if is_transient { status::unavailable(error.to_string(), RETRY_AFTER) } else { status::internal(&error) }
     }
+}
+
+/// An error of the service.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EventLogError {
+    /// Fields of the request are not acceptable.
+    #[error("the request is not acceptable")]
+    Invalid(Vec<Violation>),
+    /// There is no such event.
+    #[error("there is no event {0}")]
+    NotFound(String),
+    /// It is not in a state in which this can be done: a reason as an identifier, and in words.
+    #[error("{1}")]
+    Precondition(&'static str, String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl EventLogError {
+    /// One field that is not acceptable.
+    pub(crate) fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation::new(field, description)])
+    }
+}
+
+impl From<EventLogError> for Status {
+    fn from(error: EventLogError) -> Self {
+        let words = error.to_string();
+        match error {
+            EventLogError::Invalid(violations) => status::invalid_arguments(violations),
+            EventLogError::NotFound(id) => status::not_found("event", &id),
+            EventLogError::Precondition(reason, words) => status::failed_precondition(reason, words),
+            EventLogError::Store(error) if error.is_transient() => status::unavailable(words, RETRY_AFTER),
+            EventLogError::Store(error) => status::internal(&error),
+        }
+    }
+}
+
+/// A field of a filter as the request that has the filter names it.
+pub(crate) fn of_filter(wrong: InvalidField) -> Violation {
+    Violation::new(format!("filter.{}", wrong.field), wrong.description)
 }

@@ -9,16 +9,27 @@ use std::{
 use async_stream::try_stream;
 use futures::{Stream, StreamExt as _};
 use runmesh_events::{from_duration, from_timestamp};
-use runmesh_proto::event_log::{
-    VerifyRequest, VerifyResponse,
-    event_log_service_server::{self, EventLogServiceServer},
+use runmesh_proto::{
+    event_log::{
+        DeleteEventRequest, DeleteEventResponse, ExportEventsRequest, GetEventRequest, GetEventResponse,
+        GetEventStatsRequest, GetEventStatsResponse, QueryEventsRequest, QueryEventsResponse, TailEventsRequest,
+        TailEventsResponse, VerifyRequest, VerifyResponse,
+        event_log_service_server::{self, EventLogServiceServer},
+    },
+    google::api::HttpBody,
 };
-use runmesh_rpc::{Violation, status};
+use runmesh_rpc::{Violation, status, trace_of};
+use runmesh_store::{Documents, EventStore, StoreError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{Verifier, VerifyOptions, verifier::END};
+use crate::{
+    Verifier, VerifyOptions,
+    delete::{self, ArchivedEvent},
+    export, query, related, stats, tail,
+    verifier::END,
+};
 
 /// The greatest patience that can be asked for.
 const MAX_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -38,13 +49,25 @@ pub struct EventLogService {
     verifier: Verifier,
     /// One verification at a time: it reads everything.
     turn: Arc<Semaphore>,
-    shutdown: CancellationToken,
+    inner: Arc<Inner>,
+}
+
+/// What the service's parts share.
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn EventStore>,
+    pub(crate) archive: Documents<ArchivedEvent>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl EventLogService {
-    /// The service over a verifier. `shutdown` ends its streams.
-    pub fn new(verifier: Verifier, shutdown: CancellationToken) -> Self {
-        Self { verifier, turn: Arc::new(Semaphore::new(1)), shutdown }
+    /// The service over the store of a verifier. `shutdown` ends its streams.
+    ///
+    /// # Errors
+    /// When the archive of deleted events can't be made.
+    pub async fn build(verifier: Verifier, shutdown: CancellationToken) -> Result<Self, StoreError> {
+        let archive = Documents::open(Arc::clone(&verifier.dependencies.documents)).await?;
+        let inner = Inner { store: Arc::clone(&verifier.dependencies.store), archive, shutdown };
+        Ok(Self { verifier, turn: Arc::new(Semaphore::new(1)), inner: Arc::new(inner) })
     }
 
     /// The service as a gRPC server takes it.
@@ -53,13 +76,59 @@ impl EventLogService {
     }
 }
 
-type VerifyStream = Pin<Box<dyn Stream<Item = Result<VerifyResponse, Status>> + Send>>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl event_log_service_server::EventLogService for EventLogService {
-    type VerifyStream = VerifyStream;
+    type VerifyStream = Streamed<VerifyResponse>;
+    type ExportEventsStream = Streamed<HttpBody>;
+    type TailEventsStream = Streamed<TailEventsResponse>;
 
-    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyStream>, Status> {
+    async fn query_events(
+        &self,
+        request: Request<QueryEventsRequest>,
+    ) -> Result<Response<QueryEventsResponse>, Status> {
+        Ok(Response::new(query::query(&self.inner, request.into_inner()).await?))
+    }
+
+    async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<GetEventResponse>, Status> {
+        let detail = related::get(&self.inner, &request.get_ref().event_id).await?;
+        Ok(Response::new(GetEventResponse { detail: Some(detail) }))
+    }
+
+    async fn get_event_stats(
+        &self,
+        request: Request<GetEventStatsRequest>,
+    ) -> Result<Response<GetEventStatsResponse>, Status> {
+        let stats = stats::stats(&self.inner, request.into_inner()).await?;
+        Ok(Response::new(GetEventStatsResponse { stats: Some(stats) }))
+    }
+
+    async fn export_events(
+        &self,
+        request: Request<ExportEventsRequest>,
+    ) -> Result<Response<Self::ExportEventsStream>, Status> {
+        let stream = export::export(Arc::clone(&self.inner), request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn tail_events(
+        &self,
+        request: Request<TailEventsRequest>,
+    ) -> Result<Response<Self::TailEventsStream>, Status> {
+        let stream = tail::tail(Arc::clone(&self.inner), request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn delete_event(
+        &self,
+        request: Request<DeleteEventRequest>,
+    ) -> Result<Response<DeleteEventResponse>, Status> {
+        let trace = trace_of(&request);
+        Ok(Response::new(delete::delete(&self.inner, request.into_inner(), &trace).await?))
+    }
+
+    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
         let request = request.into_inner();
         let options = options(&request)?;
         match request.cursor.as_str() {
@@ -72,7 +141,7 @@ impl event_log_service_server::EventLogService for EventLogService {
             status::resource_exhausted("VERIFICATION_RUNNING", words, Some(BUSY))
         })?;
         let mut messages = Box::pin(self.verifier.verify(options));
-        let shutdown = self.shutdown.clone();
+        let shutdown = self.inner.shutdown.clone();
         Ok(Response::new(Box::pin(try_stream! {
             let _turn = permit;
             loop {

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod dlq;
+pub(crate) mod events;
 pub(crate) mod lists;
 pub(crate) mod operator;
 pub(crate) mod replay;
@@ -44,6 +45,8 @@ pub enum Command {
     Dlq(dlq::DlqArgs),
     /// Send events again: to topics, to one group, to a file
     Replay(replay::ReplayArgs),
+    /// Look at events: list, show, follow, export and count them
+    Events(events::EventsArgs),
     /// Make certificates
     Certs(CertsArgs),
 }

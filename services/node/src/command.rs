@@ -6,6 +6,7 @@ mod connect;
 mod dlq;
 mod doctor;
 mod download;
+mod events;
 mod follow;
 mod operator;
 mod pages;
@@ -48,6 +49,7 @@ pub fn main(cli: Cli, environment: &Environment) -> ExitCode {
             Command::Verify(args) => verify::verify(args, environment).await,
             Command::Dlq(args) => dlq::dlq(args.action, environment).await,
             Command::Replay(args) => replay::replay(args.action, environment).await,
+            Command::Events(args) => events::events(args.action).await,
             Command::Certs(args) => certs::certs(&args),
         }
     });

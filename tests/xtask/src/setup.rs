@@ -33,13 +33,14 @@ const INSTALLED: [&str; 7] = [
 const DEPLOY_CHECK: &str = "tests/deploy/check";
 
 /// A program that has to be on the machine, what it is for, and how it gets there.
-const PREREQUISITES: [(&str, &str, &str); 7] = [
+const PREREQUISITES: [(&str, &str, &str); 8] = [
     ("cc", "the Rust build", "apt-get install -y build-essential pkg-config libssl-dev zlib1g-dev"),
     ("python3", "the Python client test and buf", "apt-get install -y python3 python3-venv"),
     ("go", "grpcurl, helm and the checks of deploy/", "install Go 1.26 or newer"),
     ("node", "the browser test", "install Node.js 20 or newer"),
     ("npm", "the browser test", "install npm, which comes with Node.js"),
     ("chromium", "the browser test", "apt-get install -y chromium fonts-liberation"),
+    ("jq", "the test that reads exported events", "apt-get install -y jq"),
     ("kcat", "the test that reads topics as others would", "apt-get install -y kcat"),
 ];
 

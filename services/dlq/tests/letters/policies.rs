@@ -51,7 +51,7 @@ async fn a_policy_is_in_force_once_it_is_set() {
     let listed = mesh.service.list_retry_policies(Request::new(ListRetryPoliciesRequest {})).await.unwrap();
     let listed = listed.into_inner().policies;
     assert_eq!(listed.iter().filter(|entry| entry.overridden).count(), 2);
-    assert_eq!(listed.iter().filter(|entry| entry.group.is_empty()).count(), 59);
+    assert_eq!(listed.iter().filter(|entry| entry.group.is_empty()).count(), 60);
     let reset = ResetRetryPolicyRequest {
         event_type: TOPIC as i32,
         group: "shop".into(),

@@ -11,7 +11,7 @@ use crate::mesh::Mesh;
 
 async fn service(mesh: &Mesh) -> (EventLogService, CancellationToken) {
     let shutdown = CancellationToken::new();
-    (EventLogService::new(mesh.verifier().await, shutdown.clone()), shutdown)
+    (EventLogService::build(mesh.verifier().await, shutdown.clone()).await.unwrap(), shutdown)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

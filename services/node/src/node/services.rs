@@ -123,7 +123,7 @@ impl Parts<'_> {
             replay = Some(built);
         }
         if self.roles.has(Role::EventLog) {
-            let event_log = EventLogService::new(self.verifier().await?, self.intake.clone());
+            let event_log = EventLogService::build(self.verifier().await?, self.intake.clone()).await?;
             builder = builder.add_service(event_log.into_server());
         }
         let saga = Some(saga).filter(|_| self.roles.has(Role::Saga));

@@ -1,6 +1,8 @@
 //! Messages of the contract as JSON, and back.
 
-use prost_reflect::{DynamicMessage, MessageDescriptor};
+use prost::Message as _;
+use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
+use runmesh_proto::event::Event;
 
 /// The name of the envelope in the contract.
 pub const EVENT: &str = "runmesh.event.v1.Event";
@@ -19,6 +21,15 @@ pub fn of_bytes(name: &str, bytes: &[u8]) -> String {
 /// The JSON of a message.
 pub fn of<M: prost::Message>(name: &str, message: &M) -> String {
     of_bytes(name, &message.encode_to_vec())
+}
+
+/// The JSON of an event's payload, without the envelope. Empty: it has none.
+pub fn of_payload(event: &Event) -> String {
+    let Some(payload) = &event.payload else { return String::new() };
+    let alone = Event { payload: Some(payload.clone()), ..Event::default() }.encode_to_vec();
+    let message = descriptor(EVENT).and_then(|descriptor| DynamicMessage::decode(descriptor, alone.as_slice()).ok());
+    let payload = message.as_ref().and_then(|message| message.fields().next()).map(|(_, value)| value);
+    payload.and_then(Value::as_message).and_then(|payload| serde_json::to_string(payload).ok()).unwrap_or_default()
 }
 
 /// The message that a JSON text is of.

@@ -79,6 +79,8 @@ macro_rules! store_suite {
             reads::an_aggregate_is_read_in_pages_and_by_type,
             reads::a_scan_filters_by_type_aggregate_and_time,
             reads::nothing_that_was_recorded_is_behind_the_newest_position,
+            reads::a_scan_back_is_the_scan_reversed,
+            reads::a_replaced_payload_leaves_the_rest_as_it_was,
             reads::what_is_not_marked_is_unpublished,
             reads::a_deleted_aggregate_is_gone_and_others_are_not,
             reads::everything_survives_a_restart,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
-use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent};
+use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
 
 use crate::{LiveEvents, StoreError};
 
@@ -106,12 +106,22 @@ pub trait EventStore: Send + Sync + 'static {
     /// that holds for this process, and for others as far as their clocks agree and nothing of theirs is on its way.
     async fn newest(&self) -> Result<Position, StoreError>;
 
+    /// At most `limit` events before a position that match the filter, those that were recorded last first.
+    async fn scan_back(&self, filter: &Filter, before: Position, limit: usize) -> Result<Vec<Stored>, StoreError>;
+
     /// At most `limit` events after a position that are not yet marked as published, in the order in which they were
     /// recorded.
     async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Unpublished>, StoreError>;
 
     /// Marks events as published. One that is marked already, or was deleted, is left as it is.
     async fn mark_published(&self, events: &[Stored]) -> Result<(), StoreError>;
+
+    /// Replaces what an event says by a payload of the same type; all else about it stays. Returns the event as it is then.
+    /// `None`: there is none with this id.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when the payload is of another type.
+    async fn replace_payload(&self, id: &EventId, payload: Payload) -> Result<Option<Stored>, StoreError>;
 
     /// Removes all events of an aggregate.
     async fn delete_aggregate(&self, aggregate: &AggregateId) -> Result<(), StoreError>;

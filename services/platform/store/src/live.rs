@@ -144,6 +144,17 @@ impl LiveEvents {
         self.lock().aggregates.remove(aggregate);
     }
 
+    /// Tells that an event is another one now: whoever has not seen it yet sees that one.
+    pub fn replaced(&self, event: &Arc<Event>) {
+        let aggregate = AggregateId::from(event.aggregate_id.as_str());
+        let mut state = self.lock();
+        let Some(followed) = state.aggregates.get_mut(&aggregate) else { return };
+        if let Some(recent) = followed.recent.iter_mut().find(|recent| recent.event_id == event.event_id) {
+            followed.recent_bytes = followed.recent_bytes + weight(event) - weight(recent);
+            *recent = Arc::clone(event);
+        }
+    }
+
     /// A wake-up for every append with an event of one of these types. It is given up by dropping it.
     pub fn wake_on(&self, types: &[EventType]) -> Arc<TypeWake> {
         let wanted = types.iter().fold(0, |mask, event_type| mask | bit(*event_type));
@@ -217,7 +228,7 @@ impl LiveEvents {
     }
 }
 
-/// Event types have numbers from 1 to 58, so a set of them is a 64-bit mask.
+/// Event types have numbers from 1 to 60, so a set of them is a 64-bit mask.
 fn bit(event_type: EventType) -> u64 {
     1_u64.checked_shl(event_type as u32).unwrap_or(u64::MAX)
 }

@@ -20,7 +20,9 @@ mod failure;
 mod known;
 mod pages;
 mod read;
+mod replace;
 mod scan;
+mod scan_back;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use prost::Message as _;
-use runmesh_events::{AggregateId, Event, NewEvent, to_timestamp};
+use runmesh_events::{AggregateId, Event, NewEvent, Payload, to_timestamp};
 
 use crate::StoreError;
 
@@ -21,6 +21,15 @@ pub(crate) fn record(new: &NewEvent, aggregate: &AggregateId, sequence: u64, at:
         traceparent: new.traceparent.clone(),
         payload: Some(new.payload.clone()),
     }
+}
+
+/// The event with another payload of its type.
+pub(crate) fn with_payload(event: &Event, payload: Payload) -> Result<Event, StoreError> {
+    let found = event.payload.as_ref().map(Payload::event_type);
+    if found != Some(payload.event_type()) {
+        return Err(StoreError::Invalid(format!("event {} is not of the type of its new payload", event.event_id)));
+    }
+    Ok(Event { payload: Some(payload), ..event.clone() })
 }
 
 /// The event that the bytes are of.

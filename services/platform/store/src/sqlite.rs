@@ -12,6 +12,7 @@ mod inspect;
 mod memory;
 mod reader;
 pub mod records;
+mod scan;
 mod schema;
 mod tallies;
 mod writer;

@@ -3,6 +3,7 @@
 //! Nothing here passes or fails. docs/performance.md says what the figures mean.
 
 mod dead_letters;
+mod event_log;
 mod events;
 mod executions;
 mod first_line;
@@ -16,12 +17,13 @@ use std::time::Duration;
 use anyhow::bail;
 use hdrhistogram::Histogram;
 
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "latency",
     "throughput",
     "sandbox",
     "queue",
     "events",
+    "event-log",
     "dead-letters",
     "redrive",
     "replay",
@@ -44,6 +46,7 @@ fn main() -> anyhow::Result<()> {
             "sandbox" => runtime.block_on(sandbox::measure())?,
             "queue" => queue::dispatch()?,
             "events" => runtime.block_on(events::rate())?,
+            "event-log" => runtime.block_on(event_log::measure())?,
             "dead-letters" => runtime.block_on(dead_letters::questions())?,
             "redrive" => runtime.block_on(dead_letters::redrives())?,
             "replay" => runtime.block_on(replay::rates())?,

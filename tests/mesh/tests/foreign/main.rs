@@ -3,6 +3,7 @@
 //! They are installed by `cargo xtask setup`. A test that misses its client fails.
 
 mod browser;
+mod events;
 mod grpcurl;
 mod python;
 mod tls;

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use runmesh_events::{AggregateId, EventType, from_timestamp};
+use futures::StreamExt as _;
+use runmesh_events::{AggregateId, Event, EventId, EventType, Payload, from_timestamp};
+use runmesh_proto::event::{ExecutionStarted, PodCreated};
 
 use super::{Harness, append, event, event_of, sequences};
-use crate::{EventStore, Expected, Filter, Position, Stored};
+use crate::{EventStore, Expected, Filter, Position, StoreError, Stored};
 
 fn id(text: &str) -> AggregateId {
     AggregateId::from(text)
@@ -103,6 +105,98 @@ pub async fn a_scan_filters_by_type_aggregate_and_time<H: Harness>() {
         found.extend(places(&page));
     }
     assert_eq!(found, all);
+}
+
+/// A scan back is the scan reversed, for every filter, place and page size.
+pub async fn a_scan_back_is_the_scan_reversed<H: Harness>() {
+    let harness = H::new().await;
+    let store = harness.events();
+    for number in 0..40 {
+        let event_type = if number % 3 == 0 { EventType::PodCreated } else { EventType::ExecutionStarted };
+        append(&*store, if number % 2 == 0 { "a" } else { "b" }, vec![event_of(event_type, number), event(number)])
+            .await;
+        append(&*store, &format!("own-{number}"), vec![event_of(event_type, number)]).await;
+    }
+    let all = store.scan(&Filter::default(), Position(0), 1_000).await.unwrap();
+    assert_eq!(all.len(), 120);
+    let time = |index: usize| all[index].event.occurred_at.as_ref().and_then(from_timestamp);
+    let both = vec![EventType::PodCreated, EventType::ExecutionStarted];
+    let filters = [
+        Filter::default(),
+        Filter { types: vec![EventType::PodCreated], ..Filter::default() },
+        // A type that is given twice is one type.
+        Filter { types: [both.clone(), both.clone()].concat(), ..Filter::default() },
+        Filter { types: vec![EventType::PodFailed, EventType::PodDeleted], ..Filter::default() },
+        Filter { aggregate: Some(id("a")), ..Filter::default() },
+        Filter { aggregate: Some(id("b")), types: vec![EventType::PodCreated], ..Filter::default() },
+        Filter { from: time(30), until: time(90), ..Filter::default() },
+        Filter { from: time(30), types: both, ..Filter::default() },
+    ];
+    for filter in filters {
+        let forwards = store.scan(&filter, Position(0), 1_000).await.unwrap();
+        for size in [1, 7, 1_000] {
+            let (mut before, mut back) = (Position(u64::MAX), Vec::new());
+            loop {
+                let page = store.scan_back(&filter, before, size).await.unwrap();
+                let Some(last) = page.last() else { break };
+                assert!(page.iter().all(|stored| stored.position < before), "{filter:?}");
+                before = last.position;
+                back.extend(page);
+            }
+            back.reverse();
+            let same = |one: &Stored, two: &Stored| one.position == two.position && one.event == two.event;
+            assert_eq!(back.len(), forwards.len(), "{filter:?} by {size}");
+            assert!(back.iter().zip(&forwards).all(|(one, two)| same(one, two)), "{filter:?} by {size}");
+        }
+    }
+    assert!(store.scan_back(&Filter::default(), all[0].position, 10).await.unwrap().is_empty());
+    assert!(store.scan_back(&Filter::default(), Position(u64::MAX), 0).await.unwrap().is_empty());
+}
+
+/// A replaced payload is seen by all who read from then on, whatever they have seen before; nothing else changes.
+pub async fn a_replaced_payload_leaves_the_rest_as_it_was<H: Harness>() {
+    let harness = H::new().await;
+    let store = harness.events();
+    let events: Vec<_> = (0..70).map(event).collect();
+    // What is appended while somebody follows is kept in memory.
+    let follower = Box::pin(crate::follow(harness.events(), id("a"), 0));
+    append(&*store, "a", events.clone()).await;
+    append(&*store, "b", vec![event("other")]).await;
+    for (number, sequence) in [(1, 2), (69, 70)] {
+        let before = store.get(&events[number].event_id).await.unwrap().unwrap();
+        let payload = ExecutionStarted { pod_name: "replaced".to_owned(), ..Default::default() };
+        let after = store.replace_payload(&events[number].event_id, payload.clone().into()).await.unwrap().unwrap();
+        let wanted = Event { payload: Some(payload.into()), ..(*before.event).clone() };
+        assert_eq!((after.position, &*after.event), (before.position, &wanted));
+        let got = store.get(&events[number].event_id).await.unwrap().unwrap();
+        let read = store.read(&id("a"), sequence - 1, 1, &[]).await.unwrap();
+        let scanned = store.scan(&Filter::default(), Position(before.position.0 - 1), 1).await.unwrap();
+        for found in [&got.event, &read[0], &scanned[0].event] {
+            assert_eq!(**found, wanted);
+        }
+        // Again changes nothing, and another type is refused.
+        let Some(payload) = wanted.payload.clone() else { panic!("no payload") };
+        let again = store.replace_payload(&events[number].event_id, payload).await.unwrap().unwrap();
+        assert_eq!(*again.event, wanted);
+        let other = PodCreated::default().into();
+        let refused = store.replace_payload(&events[number].event_id, other).await;
+        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+    }
+    let followed: Vec<_> = follower.take(70).map(Result::unwrap).collect().await;
+    for event in followed {
+        let replaced = matches!(&event.payload, Some(Payload::ExecutionStarted(p)) if p.pod_name == "replaced");
+        assert_eq!(replaced, [2, 70].contains(&event.sequence), "{event:?}");
+    }
+    assert!(store.replace_payload(&EventId::new(), PodCreated::default().into()).await.unwrap().is_none());
+    let all = store.scan(&Filter::default(), Position(0), 100).await.unwrap();
+    assert_eq!(all.len(), 71);
+    // What was appended before is still known, and the log goes on.
+    assert!(append(&*store, "a", events).await.duplicate);
+    assert_eq!(append(&*store, "a", vec![event("next")]).await.last_sequence(), 71);
+    drop(store);
+    let harness = harness.reopen().await;
+    let again = harness.events().scan(&Filter::default(), Position(0), 71).await.unwrap();
+    assert!(again.iter().zip(&all).all(|(one, two)| one.event == two.event));
 }
 
 async fn pending(store: &dyn EventStore, after: Position, limit: usize) -> Vec<Stored> {

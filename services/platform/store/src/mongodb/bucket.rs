@@ -46,7 +46,7 @@ pub(super) fn key(aggregate: &AggregateId, number: i64) -> String {
     format!("{aggregate}/{number}")
 }
 
-/// Event types have numbers from 1 to 58, so a set of them is a 64-bit mask.
+/// Event types have numbers from 1 to 60, so a set of them is a 64-bit mask.
 pub(super) fn mask(types: &[EventType]) -> u64 {
     types.iter().fold(0, |mask, event_type| mask | bit(*event_type as i32))
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mongodb::bson::{Document, doc};
-use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent};
+use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
 
 use super::{
     MongoStore,
@@ -66,6 +66,11 @@ impl EventStore for MongoStore {
         Ok(Position(u64::try_from(position).unwrap_or_default()))
     }
 
+    /// As with [`scan`](EventStore::scan), events may appear behind the place that was reached.
+    async fn scan_back(&self, filter: &Filter, before: Position, limit: usize) -> Result<Vec<Stored>, StoreError> {
+        self.inner.scan_back(filter, before, limit).await
+    }
+
     /// As with [`scan`](EventStore::scan), events may appear before a place that was reached: look from the start again.
     async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         self.inner.unpublished(after, limit).await
@@ -110,6 +115,10 @@ impl EventStore for MongoStore {
             .buffer_unordered(MARKS)
             .try_collect()
             .await
+    }
+
+    async fn replace_payload(&self, id: &EventId, payload: Payload) -> Result<Option<Stored>, StoreError> {
+        self.inner.replace_payload(id, payload).await
     }
 
     async fn delete_aggregate(&self, aggregate: &AggregateId) -> Result<(), StoreError> {

@@ -5,17 +5,18 @@ use std::{sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message as _;
-use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent};
-use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter, types::Value};
+use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
     SqliteStore, backend,
     records::{Origin, TableRecord},
+    scan::{Direction, scan},
     writer::Effects,
 };
 use crate::{
     Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
-    record::{check_append, decode, record},
+    record::{check_append, decode, record, with_payload},
 };
 
 pub(super) use crate::record::{integer, micros};
@@ -75,29 +76,11 @@ impl EventStore for SqliteStore {
     }
 
     async fn scan(&self, filter: &Filter, after: Position, limit: usize) -> Result<Vec<Stored>, StoreError> {
-        let mut sql = String::from("SELECT position, body FROM events WHERE aggregate IS NOT NULL AND position > ?");
-        sql.push_str(&type_condition(&filter.types));
-        let mut values: Vec<Value> = vec![integer(after.0).into()];
-        if let Some(aggregate) = &filter.aggregate {
-            sql.push_str(" AND aggregate = ?");
-            values.push(aggregate.as_str().to_owned().into());
-        }
-        for (time, condition) in [(filter.from, " AND recorded_at >= ?"), (filter.until, " AND recorded_at < ?")] {
-            if let Some(time) = time {
-                sql.push_str(condition);
-                values.push(micros(time).into());
-            }
-        }
-        sql.push_str(" ORDER BY position LIMIT ?");
-        values.push(length(limit).into());
-        self.inner
-            .readers
-            .run_long(move |connection| {
-                let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
-                let rows = statement.query_map(params_from_iter(values), position_and_body).map_err(backend)?;
-                rows.map(|row| stored(row.map_err(backend)?)).collect()
-            })
-            .await
+        self.scan_to(filter, Direction::Forwards, after, limit).await
+    }
+
+    async fn scan_back(&self, filter: &Filter, before: Position, limit: usize) -> Result<Vec<Stored>, StoreError> {
+        self.scan_to(filter, Direction::Backwards, before, limit).await
     }
 
     async fn newest(&self) -> Result<Position, StoreError> {
@@ -139,6 +122,11 @@ impl EventStore for SqliteStore {
             .await
     }
 
+    async fn replace_payload(&self, id: &EventId, payload: Payload) -> Result<Option<Stored>, StoreError> {
+        let id = *id;
+        self.inner.writer.run(move |connection, effects| replace_payload(connection, effects, &id, payload)).await
+    }
+
     async fn delete_aggregate(&self, aggregate: &AggregateId) -> Result<(), StoreError> {
         let aggregate = aggregate.clone();
         self.inner
@@ -160,6 +148,19 @@ impl EventStore for SqliteStore {
 
     fn is_shared(&self) -> bool {
         false
+    }
+}
+
+impl SqliteStore {
+    async fn scan_to(
+        &self,
+        filter: &Filter,
+        direction: Direction,
+        beyond: Position,
+        limit: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let filter = filter.clone();
+        self.inner.readers.run_long(move |connection| scan(connection, &filter, direction, beyond, limit)).await
     }
 }
 
@@ -219,6 +220,24 @@ fn append(
     Ok(Appended { events, duplicate: false })
 }
 
+fn replace_payload(
+    connection: &Connection,
+    effects: &mut Effects,
+    id: &EventId,
+    payload: Payload,
+) -> Result<Option<Stored>, StoreError> {
+    let Some(found) = find(connection, id)? else { return Ok(None) };
+    let event = Arc::new(with_payload(&found.event, payload)?);
+    let body = Bytes::from(event.encode_to_vec());
+    connection
+        .prepare_cached("UPDATE events SET body = ?2 WHERE position = ?1")
+        .and_then(|mut statement| statement.execute(params![integer(found.position.0), &body[..]]))
+        .map_err(backend)?;
+    let stored = Stored { position: found.position, event };
+    effects.replaced(stored.clone(), body);
+    Ok(Some(stored))
+}
+
 /// Takes back what a batch inserted before one of its ids turned out to be taken.
 fn undo(connection: &Connection, aggregate: &AggregateId, head: u64) -> Result<(), StoreError> {
     connection
@@ -261,11 +280,11 @@ fn find(connection: &Connection, id: &EventId) -> Result<Option<Stored>, StoreEr
         .transpose()
 }
 
-fn position_and_body(row: &Row<'_>) -> rusqlite::Result<(i64, Vec<u8>)> {
+pub(super) fn position_and_body(row: &Row<'_>) -> rusqlite::Result<(i64, Vec<u8>)> {
     Ok((row.get(0)?, row.get(1)?))
 }
 
-fn stored((position, body): (i64, Vec<u8>)) -> Result<Stored, StoreError> {
+pub(super) fn stored((position, body): (i64, Vec<u8>)) -> Result<Stored, StoreError> {
     Ok(Stored { position: Position(u64::try_from(position).unwrap_or_default()), event: decode(&body)? })
 }
 

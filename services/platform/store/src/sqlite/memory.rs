@@ -9,10 +9,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use runmesh_events::{AggregateId, Event, EventType};
 
 use super::records::{Origin, TableRecord, TableRecords};
-use crate::Position;
+use crate::{Position, Stored};
 
 /// How many records are kept, and how many bytes of them.
 const RECORDS: (usize, usize) = (8_192, 16 << 20);
@@ -66,14 +67,18 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what was committed: records in the order of their positions, and aggregates that were deleted.
-    pub(super) fn committed(&self, records: &[TableRecord], deleted: &[AggregateId]) {
+    /// Takes in what was committed: records in the order of their positions, events that stand for those that were there,
+    /// and aggregates that were deleted.
+    pub(super) fn committed(&self, records: &[TableRecord], replaced: &[(Stored, Bytes)], deleted: &[AggregateId]) {
         let mut state = self.lock();
         for record in records {
             if let Origin::Fact(event) = &record.origin {
                 state.add_to_log(event, record.body.len() + OVERHEAD);
             }
             state.add_record(record.clone());
+        }
+        for (stored, body) in replaced {
+            state.replace(stored, body);
         }
         for aggregate in deleted {
             state.forget(aggregate);
@@ -153,6 +158,16 @@ impl State {
         }
     }
 
+    fn replace(&mut self, stored: &Stored, body: &Bytes) {
+        if let Ok(index) = self.records.binary_search_by_key(&stored.position, |record| record.position) {
+            let record = &mut self.records[index];
+            self.record_bytes = self.record_bytes + body.len() - record.body.len();
+            (record.body, record.origin) = (body.clone(), Origin::Fact(Arc::clone(&stored.event)));
+        }
+        // The sizes of a log's events are not known one by one, so it is read anew.
+        self.forget(&AggregateId::from(stored.event.aggregate_id.as_str()));
+    }
+
     fn forget(&mut self, aggregate: &AggregateId) {
         if let Some(log) = self.logs.remove(aggregate) {
             self.log_bytes -= log.bytes;
@@ -164,7 +179,6 @@ impl State {
 mod tests {
     use std::time::SystemTime;
 
-    use bytes::Bytes;
     use runmesh_events::Payload;
     use runmesh_proto::event::{ExecutionOutput, ExecutionRunning};
 
@@ -195,7 +209,7 @@ mod tests {
         assert_eq!(records(&memory, EventType::ExecutionOutput, Position(10), 5).unwrap().upto, Position(10));
         let size = RECORDS.1 / 4;
         for position in 11..=20 {
-            memory.committed(&[record(position, "a", position, ExecutionOutput::default(), size)], &[]);
+            memory.committed(&[record(position, "a", position, ExecutionOutput::default(), size)], &[], &[]);
         }
         assert!(records(&memory, EventType::ExecutionOutput, Position(10), 5).is_none());
         let found = records(&memory, EventType::ExecutionOutput, Position(18), 5).unwrap();
@@ -213,7 +227,7 @@ mod tests {
     fn a_log_is_here_from_its_first_event_or_not_at_all() {
         let memory = Memory::new(Position(0));
         let aggregate = AggregateId::from("a");
-        memory.committed(&[record(1, "a", 7, ExecutionRunning::default(), 1)], &[]);
+        memory.committed(&[record(1, "a", 7, ExecutionRunning::default(), 1)], &[], &[]);
         assert_eq!(memory.head(&aggregate), None);
         memory.committed(
             &[
@@ -221,6 +235,7 @@ mod tests {
                 record(3, "b", 2, ExecutionOutput::default(), 1),
                 record(4, "b", 3, ExecutionRunning::default(), 1),
             ],
+            &[],
             &[],
         );
         let aggregate = AggregateId::from("b");
@@ -234,10 +249,10 @@ mod tests {
         assert_eq!(read(0, 10, &[EventType::ExecutionRunning]), [1, 3]);
         assert!(read(9, 10, &[]).is_empty());
         // One that grows too large is forgotten as a whole.
-        memory.committed(&[record(5, "b", 4, ExecutionOutput::default(), LOGS.2)], &[]);
+        memory.committed(&[record(5, "b", 4, ExecutionOutput::default(), LOGS.2)], &[], &[]);
         assert_eq!(memory.head(&aggregate), None);
-        memory.committed(&[record(6, "c", 1, ExecutionRunning::default(), 1)], &[]);
-        memory.committed(&[], &[AggregateId::from("c")]);
+        memory.committed(&[record(6, "c", 1, ExecutionRunning::default(), 1)], &[], &[]);
+        memory.committed(&[], &[], &[AggregateId::from("c")]);
         assert_eq!(memory.head(&AggregateId::from("c")), None);
     }
 }

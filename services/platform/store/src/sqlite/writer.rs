@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use runmesh_events::AggregateId;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -46,6 +47,7 @@ const LOG_PAGES: i64 = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     records: Vec<TableRecord>,
+    replaced: Vec<(Stored, Bytes)>,
     deleted: Vec<AggregateId>,
     /// What changes of the numbers of documents. They are written by the commit itself.
     pub(super) tallies: Tallies,
@@ -57,6 +59,11 @@ impl Effects {
         self.records.push(record);
     }
 
+    /// An event was replaced by this one, which is written so.
+    pub(super) fn replaced(&mut self, stored: Stored, body: Bytes) {
+        self.replaced.push((stored, body));
+    }
+
     /// An aggregate was deleted.
     pub(super) fn deleted(&mut self, aggregate: AggregateId) {
         self.deleted.push(aggregate);
@@ -64,10 +71,10 @@ impl Effects {
 
     /// Tells of what was committed: first the memory, so that whoever is woken finds it there.
     fn tell(self, memory: &Memory, live: &LiveEvents) {
-        if self.records.is_empty() && self.deleted.is_empty() {
+        if self.records.is_empty() && self.replaced.is_empty() && self.deleted.is_empty() {
             return;
         }
-        memory.committed(&self.records, &self.deleted);
+        memory.committed(&self.records, &self.replaced, &self.deleted);
         let mut appended = Vec::with_capacity(self.records.len());
         let mut published = Vec::new();
         for TableRecord { position, event_type, origin, .. } in self.records {
@@ -77,6 +84,9 @@ impl Effects {
             }
         }
         live.publish(&appended);
+        for (stored, _) in &self.replaced {
+            live.replaced(&stored.event);
+        }
         for aggregate in &self.deleted {
             live.deleted(aggregate);
         }
