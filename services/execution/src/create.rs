@@ -3,7 +3,7 @@
 use runmesh_events::{ExecutionId, NewEvent, Payload, TraceParent};
 use runmesh_proto::{
     event::ExecutionRequested,
-    execution::{CreateExecutionRequest, Execution, ExecutionSpec, RetryExecutionRequest},
+    execution::{CreateExecutionRequest, Execution, ExecutionSpec, Limits, RetryExecutionRequest, RetryOverrides},
 };
 use runmesh_rpc::{Caller, Violation};
 use runmesh_store::{Expected, StoreError};
@@ -45,7 +45,34 @@ pub(crate) async fn retry(
     if spec.files.iter().all(|file| file.path != spec.entrypoint) && spec.script.is_empty() {
         spec.entrypoint.clear();
     }
+    override_with(&mut spec, request.overrides.unwrap_or_default());
     record(service, caller, trace, Asked { spec, request_id: request.request_id, retry_of: id.to_string() }).await
+}
+
+/// What is set replaces what was.
+fn override_with(spec: &mut ExecutionSpec, overrides: RetryOverrides) {
+    let RetryOverrides { language_version, limits, priority, labels } = overrides;
+    if !language_version.is_empty() {
+        spec.language_version = language_version;
+    }
+    if priority != 0 {
+        spec.priority = priority;
+    }
+    spec.labels.extend(labels);
+    let Some(new) = limits else { return };
+    let known = spec.limits.unwrap_or_default();
+    let or = |new: i64, known| if new == 0 { known } else { new };
+    let or_small = |new: i32, known| if new == 0 { known } else { new };
+    spec.limits = Some(Limits {
+        wall_time: new.wall_time.or(known.wall_time),
+        output_bytes: or(new.output_bytes, known.output_bytes),
+        memory_bytes: or(new.memory_bytes, known.memory_bytes),
+        cpu_millis: or_small(new.cpu_millis, known.cpu_millis),
+        cpu_time: new.cpu_time.or(known.cpu_time),
+        processes: or_small(new.processes, known.processes),
+        disk_bytes: or(new.disk_bytes, known.disk_bytes),
+        file_bytes: or(new.file_bytes, known.file_bytes),
+    });
 }
 
 struct Asked {

@@ -112,6 +112,9 @@ pub struct RunArgs {
     /// What the script may use.
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Refuse to run it where one of the limits can't be held to in full
+    #[arg(long)]
+    pub strict: bool,
     /// Print every event as a line of JSON instead of the output
     #[arg(long)]
     pub json: bool,
@@ -150,9 +153,6 @@ pub struct LimitArgs {
     /// The limit of standard output and standard error together, such as 1M
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub output_size: Option<i64>,
-    /// Refuse to run it where one of the limits can't be held to in full
-    #[arg(long)]
-    pub strict: bool,
 }
 
 /// `runmesh dev`.

@@ -284,6 +284,9 @@ impl Node {
                 }));
             }
             if let Some(replay) = built.replay {
+                if let Some(executions) = upstream::executions(config, roles, &node.server, tls.as_ref())? {
+                    replay.reach_executions(executions);
+                }
                 let stop = node.rest.clone();
                 node.parts.spawn(part("replays", async move {
                     replay.run(stop).await;

@@ -34,7 +34,7 @@ const REQUEST_ID: usize = 128;
 /// Requests with an id are the namespace of their replays' ids.
 const REQUESTS: Uuid = Uuid::from_u128(0x3b0f_63f2_98a5_4c1e_8a57_5a1c_4a52_70e1);
 
-async fn find(inner: &Inner, id: &str) -> Result<ReplayDocument, ReplayError> {
+pub(crate) async fn find(inner: &Inner, id: &str) -> Result<ReplayDocument, ReplayError> {
     if id.is_empty() {
         return Err(ReplayError::field("replay_id", "is missing"));
     }
@@ -74,6 +74,10 @@ impl Inner {
             if !plan.event_types().iter().any(|event_type| group.topics.contains(event_type)) {
                 return Err(ReplayError::field(field, format!("group {name:?} reads none of these event types")));
             }
+        }
+        if plan.target.reruns().is_some() && self.targets.executions.get().is_none() {
+            let words = "this process has no way to executions; services.execution says where they are";
+            return Err(ReplayError::precondition("NO_EXECUTIONS", "spec.target", words));
         }
         match (self.sources.end(plan).await, &plan.source) {
             (Ok(end), _) => Ok(end),
@@ -198,6 +202,7 @@ async fn erase(inner: &Inner, id: &str) -> Result<bool, ReplayError> {
     match inner.replays.delete_if(id, found.revision).await {
         Ok(removed) => {
             remove(&inner.targets.folder, id).await?;
+            inner.forget_comparisons(id).await?;
             Ok(removed)
         }
         Err(StoreError::RevisionMismatch { .. }) => Ok(false),

@@ -2,8 +2,10 @@
 //!
 //! [`ReplayService`] takes orders and shows how replays go; [`ReplayService::run`] carries them on. A replay is a document with a
 //! lease and a checkpoint, so that it belongs to no process. It reads from a source (`source`), which has an end that is set
-//! when the replay starts, and sends to a target (`target`): the topics, one group, a file. Neighbours: the store, which has the
-//! log, and the bus, which marks records and has groups skip what they do not take; no other service.
+//! when the replay starts, and sends to a target (`target`): the topics, one group, a file,
+//! or executions that are run again and compared (`shadow`). Neighbours: the store, which has the
+//! log, and the bus, which marks records and has groups skip what they do not take; the execution
+//! service, by gRPC.
 //!
 //! Invariants: each event that is meant is sent at least once; what is behind the checkpoint alone may be sent twice; the
 //! checkpoint is kept only after the target has all before it durably; nothing that a replay causes is part of it; nothing here
@@ -18,9 +20,11 @@ mod preview;
 mod run;
 mod service;
 mod session;
+mod shadow;
 mod source;
 mod target;
 mod view;
 mod watch;
 
 pub use service::{Dependencies, ReplayService, Settings};
+pub use target::Executions;

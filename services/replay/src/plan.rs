@@ -116,13 +116,14 @@ impl Plan {
         };
         match target {
             Some(target) if wrong.0.is_empty() => Ok(Self {
+                // An operator's order is heard between two batches, and runs may take long.
+                batch: target.reruns().map_or(batch, |reruns| batch.min(reruns.parallel)),
                 selection,
                 source,
                 target,
                 speed,
                 rate,
                 preserve_timestamps,
-                batch,
                 max_events: Some(max_events).filter(|most| *most > 0),
                 skip_errors,
                 retries,

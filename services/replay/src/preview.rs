@@ -129,9 +129,13 @@ pub(crate) async fn preview(inner: &Inner, spec: Option<ReplaySpec>) -> Result<R
     let end = inner.check(&plan).await?;
     let only = match &plan.target {
         TargetSpec::Group(name) => inner.targets.group(name).await?,
-        TargetSpec::Topics(_) | TargetSpec::File => None,
+        _ => None,
     };
-    let to_send = |event_type| only.as_ref().is_none_or(|group| group.topics.contains(&event_type));
+    let reruns = plan.target.reruns().is_some();
+    let to_send = |event_type| {
+        only.as_ref().is_none_or(|group| group.topics.contains(&event_type))
+            && (!reruns || event_type == EventType::ExecutionRequested)
+    };
     let range = Range { first: None, end };
     // What is just being recorded is not waited for.
     let mut source = inner.sources.open(&plan, 0, range, SystemTime::UNIX_EPOCH).await.map_err(failed)?;
@@ -190,7 +194,7 @@ async fn groups(inner: &Inner, plan: &Plan, seen: &Seen) -> Result<(Vec<ReplayGr
             // What goes to another topic is read by no group of the mesh.
             TargetSpec::Topics(map) => !map.contains_key(event_type),
             TargetSpec::Group(only) => only == name,
-            TargetSpec::File => false,
+            TargetSpec::File | TargetSpec::Rerun(_) | TargetSpec::Shadow(..) => false,
         };
         let read = seen.types.iter().filter(|(found, _)| group.topics.contains(found) && reached(found));
         let count: u64 = read.map(|(_, count)| count).sum();

@@ -4,13 +4,16 @@ use std::{path::PathBuf, pin::Pin, sync::Arc};
 
 use futures::Stream;
 use runmesh_bus::{Bus, GroupTable};
-use runmesh_proto::replay::{
-    CancelReplayRequest, CancelReplayResponse, CleanupReplaysRequest, CleanupReplaysResponse, CreateReplayRequest,
-    CreateReplayResponse, DeleteReplayRequest, DeleteReplayResponse, GetReplayRequest, GetReplayResponse,
-    ListReplaysRequest, ListReplaysResponse, PauseReplayRequest, PauseReplayResponse, PreviewReplayRequest,
-    PreviewReplayResponse, ResumeReplayRequest, ResumeReplayResponse, StartReplayRequest, StartReplayResponse,
-    WatchReplayRequest, WatchReplayResponse,
-    replay_service_server::{self, ReplayServiceServer},
+use runmesh_proto::{
+    google::api::HttpBody,
+    replay::{
+        CancelReplayRequest, CancelReplayResponse, CleanupReplaysRequest, CleanupReplaysResponse, CreateReplayRequest,
+        CreateReplayResponse, DeleteReplayRequest, DeleteReplayResponse, ExportShadowReportRequest, GetReplayRequest,
+        GetReplayResponse, GetShadowReportRequest, GetShadowReportResponse, ListReplaysRequest, ListReplaysResponse,
+        PauseReplayRequest, PauseReplayResponse, PreviewReplayRequest, PreviewReplayResponse, ResumeReplayRequest,
+        ResumeReplayResponse, StartReplayRequest, StartReplayResponse, WatchReplayRequest, WatchReplayResponse,
+        replay_service_server::{self, ReplayServiceServer},
+    },
 };
 use runmesh_store::{DocumentStore, Documents, EventStore, StoreError};
 use tokio::sync::Notify;
@@ -18,7 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    control, document::ReplayDocument, preview, session::Order, source::Sources, target::Targets, view, watch,
+    control,
+    document::ReplayDocument,
+    preview,
+    session::Order,
+    shadow,
+    source::Sources,
+    target::{Executions, Targets},
+    view, watch,
 };
 
 /// How the service works.
@@ -71,11 +81,19 @@ impl ReplayService {
     /// When its collection can't be made.
     pub async fn build(settings: Settings, dependencies: Dependencies) -> Result<Self, StoreError> {
         let Dependencies { events, documents, bus, groups, shutdown } = dependencies;
-        let replays = Documents::open(documents).await?;
-        let sources = Sources { events, folder: settings.folder.clone() };
-        let targets = Targets { bus, groups, folder: settings.folder.clone() };
+        let replays = Documents::open(Arc::clone(&documents)).await?;
+        let comparisons = Documents::open(documents).await?;
+        let sources = Sources { events: Arc::clone(&events), folder: settings.folder.clone() };
+        let (folder, executions) = (settings.folder.clone(), Arc::default());
+        let targets = Targets { bus, groups, folder, events, comparisons, executions };
         let inner = Inner { settings, replays, sources, targets, changed: Notify::new(), shutdown };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Says how executions are run again. To be called once, before it runs; without it there are no reruns.
+    pub fn reach_executions(&self, executions: Executions) {
+        // A second call would be the same way.
+        let _ = self.inner.targets.executions.set(executions);
     }
 
     /// Carries replays on until `shutdown`. Several processes of a store may do so at the same time.
@@ -98,6 +116,7 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl replay_service_server::ReplayService for ReplayService {
     type WatchReplayStream = Streamed<WatchReplayResponse>;
+    type ExportShadowReportStream = Streamed<HttpBody>;
 
     async fn create_replay(
         &self,
@@ -185,6 +204,21 @@ impl replay_service_server::ReplayService for ReplayService {
         request: Request<WatchReplayRequest>,
     ) -> Result<Response<Self::WatchReplayStream>, Status> {
         let stream = watch::watch(self, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn get_shadow_report(
+        &self,
+        request: Request<GetShadowReportRequest>,
+    ) -> Result<Response<GetShadowReportResponse>, Status> {
+        Ok(Response::new(shadow::report(&self.inner, request.into_inner()).await?))
+    }
+
+    async fn export_shadow_report(
+        &self,
+        request: Request<ExportShadowReportRequest>,
+    ) -> Result<Response<Self::ExportShadowReportStream>, Status> {
+        let stream = shadow::export(self.shared(), request.into_inner()).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 }

@@ -4,23 +4,43 @@ mod dry;
 mod file;
 mod group;
 mod records;
+mod rerun;
+mod shadow;
 mod topics;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use runmesh_bus::{Bus, GroupTable, KnownGroup};
 use runmesh_events::{Event, EventType};
 use runmesh_proto::replay::replay_spec;
-use runmesh_store::StoreError;
+use runmesh_store::{Documents, EventStore, StoreError};
 
-use self::{dry::DryRun, file::FileTarget, records::Records, topics::TopicsTarget};
-use crate::plan::{Plan, Wrong, parse_topic_map};
+use self::{
+    dry::DryRun,
+    file::FileTarget,
+    records::Records,
+    rerun::{RerunSpec, RerunTarget, Reruns},
+    shadow::ShadowTarget,
+    topics::TopicsTarget,
+};
+use crate::{
+    plan::{Plan, Wrong, parse_topic_map},
+    shadow::{ComparisonDocument, Tolerance},
+};
 
 pub(crate) use self::file::remove;
+pub use self::rerun::Executions;
+
+/// The greatest ratio that can be asked for.
+const GREATEST_RATIO: f64 = 1_000_000.0;
 
 /// Where a replay's events go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum TargetSpec {
     /// To the topics of their types, or to others in their stead.
     Topics(BTreeMap<EventType, String>),
@@ -28,6 +48,10 @@ pub(crate) enum TargetSpec {
     Group(String),
     /// To a file of the replay's own.
     File,
+    /// As new executions.
+    Rerun(RerunSpec),
+    /// The same, each compared with the first one.
+    Shadow(RerunSpec, Tolerance),
 }
 
 impl TargetSpec {
@@ -35,7 +59,7 @@ impl TargetSpec {
     pub(crate) fn parse(target: Option<&replay_spec::Target>, topics: &[String], wrong: &mut Wrong) -> Option<Self> {
         match target {
             None => {
-                wrong.field("target", "is missing: topics, group or file");
+                wrong.field("target", "is missing: topics, group, file, rerun or shadow");
                 None
             }
             Some(replay_spec::Target::Topics(target)) => {
@@ -47,6 +71,18 @@ impl TargetSpec {
             }
             Some(replay_spec::Target::Group(target)) => Some(Self::Group(target.group.clone())),
             Some(replay_spec::Target::File(_)) => Some(Self::File),
+            Some(replay_spec::Target::Rerun(target)) => {
+                Some(Self::Rerun(RerunSpec::parse("rerun", target.options.as_ref(), wrong)))
+            }
+            Some(replay_spec::Target::Shadow(target)) => {
+                for (name, ratio) in [("slower", target.slower), ("larger", target.larger)] {
+                    if !(0.0..=GREATEST_RATIO).contains(&ratio) {
+                        wrong.field(format_args!("shadow.{name}"), "has to be from 0 to 1,000,000");
+                    }
+                }
+                let tolerance = Tolerance { slower: target.slower, larger: target.larger };
+                Some(Self::Shadow(RerunSpec::parse("shadow", target.options.as_ref(), wrong), tolerance))
+            }
         }
     }
 
@@ -56,6 +92,16 @@ impl TargetSpec {
             Self::Topics(_) => "topics",
             Self::Group(_) => "group",
             Self::File => "file",
+            Self::Rerun(_) => "rerun",
+            Self::Shadow(..) => "shadow",
+        }
+    }
+
+    /// How executions are run again, if they are.
+    pub(crate) fn reruns(&self) -> Option<&RerunSpec> {
+        match self {
+            Self::Rerun(spec) | Self::Shadow(spec, _) => Some(spec),
+            _ => None,
         }
     }
 }
@@ -120,6 +166,11 @@ pub(crate) struct Targets {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) groups: Arc<dyn GroupTable>,
     pub(crate) folder: PathBuf,
+    /// The log.
+    pub(crate) events: Arc<dyn EventStore>,
+    pub(crate) comparisons: Documents<ComparisonDocument>,
+    /// The way to the execution service, once it is known.
+    pub(crate) executions: Arc<OnceLock<Executions>>,
 }
 
 impl Targets {
@@ -142,7 +193,26 @@ impl Targets {
                 let (target, resumes) = FileTarget::open(&self.folder, replay_id, checkpoint).await?;
                 Opened { target: Box::new(target), resumes }
             }
+            TargetSpec::Rerun(spec) => {
+                Opened { target: Box::new(RerunTarget(self.reruns(replay_id, spec)?)), resumes: true }
+            }
+            TargetSpec::Shadow(spec, tolerance) => {
+                let target = ShadowTarget {
+                    reruns: self.reruns(replay_id, spec)?,
+                    replay_id: replay_id.to_owned(),
+                    tolerance: *tolerance,
+                    events: Arc::clone(&self.events),
+                    comparisons: self.comparisons.clone(),
+                };
+                Opened { target: Box::new(target), resumes: true }
+            }
         })
+    }
+
+    fn reruns(&self, replay_id: &str, spec: &RerunSpec) -> Result<Reruns, SendError> {
+        let executions = self.executions.get();
+        let executions = executions.ok_or_else(|| SendError::lasting("this process has no way to executions"))?;
+        Ok(Reruns::new(executions.clone(), replay_id, spec))
     }
 
     /// The group of this name, if the mesh has one.

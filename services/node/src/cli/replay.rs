@@ -1,11 +1,12 @@
 //! The command line of `runmesh replay`.
 
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand};
 use runmesh_proto::event::EventType;
 
 use super::{
+    LimitArgs,
     lists::{OutputArgs, PageArgs, When, topic, when},
     operator::WhyArgs,
 };
@@ -39,6 +40,8 @@ pub enum ReplayAction {
     Show(ShowArgs),
     /// Show how a replay goes, until its end. Exit code 1: not all were sent
     Watch(ShowArgs),
+    /// Show in what the runs of a shadow replay differ from the first ones. Exit code 1: some do
+    Diff(DiffArgs),
     /// Remove a replay that is not under way, and its file
     Delete(ChangeArgs),
     /// Remove the replays that ended some time ago, and their files
@@ -102,13 +105,39 @@ pub struct TargetArgs {
     /// To a file in the node's folder of replays
     #[arg(long)]
     pub to_file: bool,
+    /// Run executions again, as new ones: those whose execution_requested is among the events
+    #[arg(long)]
+    pub rerun: bool,
+    /// Run executions again, and compare what comes of it with what came of it first: see `runmesh replay diff`
+    #[arg(long)]
+    pub shadow: bool,
+}
+
+/// What is different when executions are run again.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RerunArgs {
+    /// With --rerun and --shadow: a version of the language, such as 3.12
+    #[arg(long, value_name = "VERSION", conflicts_with_all = ["to_topics", "to_group", "to_file"])]
+    pub language_version: Option<String>,
+    /// Limits, in the stead of those that they had.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// With --rerun and --shadow: how many at the same time; 8 by default
+    #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true)]
+    pub parallel: i32,
+    /// With --shadow: a run that takes more than so many times as long is a difference
+    #[arg(long, value_name = "TIMES", default_value_t = 0.0, hide_default_value = true, allow_negative_numbers = true)]
+    pub slower: f64,
+    /// With --shadow: a run that needs more than so many times as much memory is a difference
+    #[arg(long, value_name = "TIMES", default_value_t = 0.0, hide_default_value = true, allow_negative_numbers = true)]
+    pub larger: f64,
 }
 
 /// How they are sent.
 #[derive(Debug, Clone, Default, Args)]
 pub struct HowArgs {
     /// With --to-topics: what belongs on one topic goes to another one, of the setting replay.topics; can be given again
-    #[arg(long = "map", value_name = "TOPIC=OTHER", conflicts_with_all = ["to_group", "to_file"], value_parser = Mapping::from_str)]
+    #[arg(long = "map", value_name = "TOPIC=OTHER", conflicts_with_all = ["to_group", "to_file", "rerun", "shadow"], value_parser = Mapping::from_str)]
     pub map: Vec<Mapping>,
     /// Keep the gaps between the events, so many times as fast as they were; 0 for no gaps
     #[arg(long, value_name = "TIMES", default_value_t = 0.0, hide_default_value = true, allow_negative_numbers = true)]
@@ -169,6 +198,9 @@ pub struct SpecArgs {
     /// Where to.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// What is different where executions are run again.
+    #[command(flatten)]
+    pub rerun: RerunArgs,
     /// How.
     #[command(flatten)]
     pub how: HowArgs,
@@ -242,6 +274,23 @@ pub struct ShowArgs {
     /// The replay
     #[arg(value_name = "ID")]
     pub id: String,
+    /// How and where.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `runmesh replay diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The replay
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Those too that do not differ
+    #[arg(long)]
+    pub same: bool,
+    /// The whole report as a page, in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub html: Option<PathBuf>,
     /// How and where.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -1,5 +1,6 @@
 //! `runmesh replay`: events sent again.
 
+mod diff;
 mod preview;
 mod progress;
 mod refused;
@@ -98,6 +99,7 @@ pub(super) async fn replay(action: ReplayAction, environment: &Environment) -> a
             }
             Ok(ExitCode::SUCCESS)
         }
+        ReplayAction::Diff(args) => diff::diff(args).await,
         ReplayAction::Cleanup(args) => cleanup(args, environment).await,
     }
 }

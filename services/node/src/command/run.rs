@@ -106,7 +106,7 @@ async fn spec(args: &RunArgs, environment: &Environment) -> anyhow::Result<Execu
         stdin: Bytes::from(stdin),
         environment: variables.collect::<anyhow::Result<_>>()?,
         limits: Some(limits(&args.limits)),
-        strict: args.limits.strict,
+        strict: args.strict,
         ..ExecutionSpec::default()
     };
     if let Some(cases) = &args.cases {
@@ -116,7 +116,7 @@ async fn spec(args: &RunArgs, environment: &Environment) -> anyhow::Result<Execu
 }
 
 /// The limits that are asked for; 0 stands for the default.
-fn limits(args: &LimitArgs) -> Limits {
+pub(super) fn limits(args: &LimitArgs) -> Limits {
     Limits {
         wall_time: args.timeout.map(to_duration),
         cpu_time: args.cpu_time.map(to_duration),

@@ -6,10 +6,12 @@ use prost_types::Timestamp;
 use runmesh_events::{EventType, to_timestamp};
 use runmesh_proto::{
     event::EventFilter,
+    execution::Limits,
     replay::{
-        CancelReplayRequest, CleanupReplaysRequest, CreateReplayRequest, DeleteReplayRequest, FileTarget,
-        GetReplayRequest, GroupTarget, ListReplaysRequest, PreviewReplayRequest, ReplayOptions, ReplaySpec,
-        ReplayState, StartReplayRequest, TopicsTarget, WatchReplayRequest, replay_service_server::ReplayService as _,
+        CancelReplayRequest, CleanupReplaysRequest, CreateReplayRequest, DeleteReplayRequest,
+        ExportShadowReportRequest, FileTarget, GetReplayRequest, GetShadowReportRequest, GroupTarget,
+        ListReplaysRequest, PreviewReplayRequest, ReplayOptions, ReplaySpec, ReplayState, RerunOptions, ShadowTarget,
+        StartReplayRequest, TopicsTarget, WatchReplayRequest, replay_service_server::ReplayService as _,
         replay_spec::Target,
     },
 };
@@ -162,4 +164,51 @@ async fn what_is_not_there_is_not_found_and_what_is_missing_is_named() {
         assert_eq!((status.code(), fields(&status).len()), (Code::InvalidArgument, 1));
     }
     mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reruns_and_reports_are_checked_too() {
+    let mesh = Mesh::new().await;
+    let shadow = |target: ShadowTarget| ReplaySpec { target: Some(Target::Shadow(target)), ..to_file() };
+    let with = |options: RerunOptions| shadow(ShadowTarget { options: Some(options), ..Default::default() });
+    let limits = |limits: Limits| with(RerunOptions { limits: Some(limits), ..Default::default() });
+    for (spec, field) in [
+        (with(RerunOptions { parallel: 65, ..Default::default() }), "spec.shadow.options.parallel"),
+        (with(RerunOptions { parallel: -1, ..Default::default() }), "spec.shadow.options.parallel"),
+        (limits(Limits { memory_bytes: -1, ..Default::default() }), "spec.shadow.options.limits.memory_bytes"),
+        (
+            limits(Limits { wall_time: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..Default::default() }),
+            "spec.shadow.options.limits.wall_time",
+        ),
+        (shadow(ShadowTarget { slower: -1.0, ..Default::default() }), "spec.shadow.slower"),
+        (shadow(ShadowTarget { larger: f64::NAN, ..Default::default() }), "spec.shadow.larger"),
+    ] {
+        let request = CreateReplayRequest { actor: "ann".into(), reason: "why".into(), ..creating(spec) };
+        let status = mesh.service.create_replay(Request::new(request)).await.unwrap_err();
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_owned()]), "{status:?}");
+    }
+    // This process has no way to the execution service.
+    let request =
+        CreateReplayRequest { actor: "ann".into(), reason: "why".into(), ..creating(shadow(ShadowTarget::default())) };
+    let status = mesh.service.create_replay(Request::new(request)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "NO_EXECUTIONS"), "{status:?}");
+
+    let request = CreateReplayRequest { actor: "ann".into(), reason: "why".into(), ..creating(to_file()) };
+    let created = mesh.service.create_replay(Request::new(request)).await.unwrap().into_inner();
+    let replay_id = created.replay.unwrap().replay_id;
+    let report = async |request: GetShadowReportRequest| {
+        mesh.service.get_shadow_report(Request::new(request)).await.unwrap_err()
+    };
+    let status = report(GetShadowReportRequest { replay_id: replay_id.clone(), ..Default::default() }).await;
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "NOT_A_SHADOW"), "{status:?}");
+    let unknown = "0190b1f2-7d1e-7000-8000-000000000001".to_owned();
+    let status = report(GetShadowReportRequest { replay_id: unknown, ..Default::default() }).await;
+    assert_eq!(status.code(), Code::NotFound, "{status:?}");
+    let token = GetShadowReportRequest { replay_id: replay_id.clone(), page_token: "x".into(), ..Default::default() };
+    assert_eq!(fields(&report(token).await), ["page_token"]);
+    let size = GetShadowReportRequest { replay_id: replay_id.clone(), page_size: -1, ..Default::default() };
+    assert_eq!(fields(&report(size).await), ["page_size"]);
+    let request = ExportShadowReportRequest { replay_id, format: 9, ..Default::default() };
+    let Err(status) = mesh.service.export_shadow_report(Request::new(request)).await else { panic!("accepted") };
+    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["format".to_owned()]), "{status:?}");
 }

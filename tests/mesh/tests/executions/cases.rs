@@ -344,7 +344,7 @@ async fn a_retry_runs_the_same_cases() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
     let client = mesh.client().await?;
     let first = run(&client, with_cases(bash("cat"), vec![case("1", "1"), case("2", "x")])).await?;
-    let retry = RetryExecutionRequest { execution_id: first.end.execution_id.clone(), request_id: String::new() };
+    let retry = RetryExecutionRequest { execution_id: first.end.execution_id.clone(), ..Default::default() };
     let again =
         client.executions.clone().retry_execution(retry).await?.into_inner().execution.context("no execution")?;
     let request = RunCasesRequest { execution_id: again.execution_id, ..RunCasesRequest::default() };

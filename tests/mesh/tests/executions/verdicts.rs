@@ -202,7 +202,7 @@ async fn a_retry_runs_the_same_again_as_a_new_execution() -> anyhow::Result<()> 
     };
     let old = client.run(spec).await?;
     let old_id = old.complete()?.execution_id.clone();
-    let request = RetryExecutionRequest { execution_id: old_id.clone(), request_id: String::new() };
+    let request = RetryExecutionRequest { execution_id: old_id.clone(), ..Default::default() };
     let new =
         client.executions.clone().retry_execution(request).await?.into_inner().execution.context("no execution")?;
     assert_ne!(new.execution_id, old_id);

@@ -7,5 +7,6 @@ mod dead_letters;
 mod disk;
 mod replays;
 mod restart;
+mod shadows;
 mod shutdown;
 mod verify;

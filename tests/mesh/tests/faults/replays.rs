@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 const BOUND: Duration = Duration::from_secs(60);
 
 /// Calls a command for a mesh.
-async fn runmesh(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<Output> {
+pub(crate) async fn runmesh(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<Output> {
     let folder = tempfile::tempdir()?;
     let output = tokio::process::Command::new(binary()?)
         .args(arguments)
@@ -35,14 +35,14 @@ async fn runmesh(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<Output> {
 }
 
 /// What a command said, which has to be done.
-async fn said(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<String> {
+pub(crate) async fn said(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<String> {
     let output = runmesh(mesh, arguments).await?;
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{arguments:?}: {}: {stderr}{stdout}", output.status);
     Ok(stdout.into_owned())
 }
 
-async fn get(client: &Client, id: &str) -> anyhow::Result<Replay> {
+pub(crate) async fn get(client: &Client, id: &str) -> anyhow::Result<Replay> {
     let request = GetReplayRequest { replay_id: id.to_owned() };
     client.replays.clone().get_replay(request).await?.into_inner().replay.context("a replay")
 }

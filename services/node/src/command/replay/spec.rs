@@ -5,24 +5,36 @@ use std::time::SystemTime;
 use runmesh_events::to_timestamp;
 use runmesh_proto::{
     event::{EventFilter, EventType},
-    replay::{FileTarget, GroupTarget, ReplayOptions, ReplaySpec, TopicsTarget, replay_spec::Target},
+    execution::Limits,
+    replay::{
+        FileTarget, GroupTarget, ReplayOptions, ReplaySpec, RerunOptions, RerunTarget, ShadowTarget, TopicsTarget,
+        replay_spec::Target,
+    },
 };
 
-use crate::cli::{
-    lists::When,
-    replay::{HowArgs, SpecArgs, TargetArgs, WhichArgs},
+use crate::{
+    cli::{
+        lists::When,
+        replay::{HowArgs, RerunArgs, SpecArgs, TargetArgs, WhichArgs},
+    },
+    command::run::limits,
 };
 
 /// The spec, as of now.
 pub(super) fn spec(args: SpecArgs, now: SystemTime) -> ReplaySpec {
-    let SpecArgs { which, target: TargetArgs { to_topics, to_group, to_file }, how } = args;
+    let SpecArgs { which, target: to, rerun, how } = args;
     let HowArgs { map, speed, rate, preserve_timestamps, batch_size, max_events, skip_errors, retries, dry_run } = how;
     let topic_map = map.into_iter().map(|mapping| (mapping.from, mapping.to)).collect();
-    let target = match (to_topics, to_group, to_file) {
-        (_, Some(group), _) => Some(Target::Group(GroupTarget { group })),
-        (true, None, _) => Some(Target::Topics(TopicsTarget { topic_map })),
-        (false, None, true) => Some(Target::File(FileTarget {})),
-        (false, None, false) => None,
+    let target = match to {
+        TargetArgs { to_group: Some(group), .. } => Some(Target::Group(GroupTarget { group })),
+        TargetArgs { to_topics: true, .. } => Some(Target::Topics(TopicsTarget { topic_map })),
+        TargetArgs { to_file: true, .. } => Some(Target::File(FileTarget {})),
+        TargetArgs { rerun: true, .. } => Some(Target::Rerun(RerunTarget { options: Some(reruns(rerun)) })),
+        TargetArgs { shadow: true, .. } => {
+            let (slower, larger) = (rerun.slower, rerun.larger);
+            Some(Target::Shadow(ShadowTarget { options: Some(reruns(rerun)), slower, larger }))
+        }
+        TargetArgs { .. } => None,
     };
     let (all, source_file) = (which.all, which.from_file.clone().unwrap_or_default());
     let filter = Some(filter(which, now)).filter(|filter| *filter != EventFilter::default());
@@ -37,6 +49,11 @@ pub(super) fn spec(args: SpecArgs, now: SystemTime) -> ReplaySpec {
         dry_run,
     });
     ReplaySpec { filter, all, source_file, target, options }
+}
+
+fn reruns(args: RerunArgs) -> RerunOptions {
+    let limits = Some(limits(&args.limits)).filter(|limits| *limits != Limits::default());
+    RerunOptions { language_version: args.language_version.unwrap_or_default(), limits, parallel: args.parallel }
 }
 
 fn filter(args: WhichArgs, now: SystemTime) -> EventFilter {
@@ -67,6 +84,8 @@ pub(super) fn target(spec: Option<&ReplaySpec>) -> String {
         }
         Some(Target::Group(target)) => format!("group {}", target.group),
         Some(Target::File(_)) => "file".to_owned(),
+        Some(Target::Rerun(_)) => "rerun".to_owned(),
+        Some(Target::Shadow(_)) => "shadow".to_owned(),
         None => String::new(),
     }
 }
@@ -138,6 +157,14 @@ mod tests {
         );
         let group = parse(&["--all", "--to-group", "shop"]).unwrap();
         assert_eq!(target(Some(&group)), "group shop");
+        let how =
+            ["--language-version", "3.12", "--memory", "1M", "--parallel", "3", "--slower", "2", "--larger", "1.5"];
+        let shadow = parse(&[["--all", "--shadow"].as_slice(), &how].concat()).unwrap();
+        let limits = Some(Limits { memory_bytes: 1 << 20, ..Default::default() });
+        let options = Some(RerunOptions { language_version: "3.12".into(), limits, parallel: 3 });
+        assert_eq!(shadow.target, Some(Target::Shadow(ShadowTarget { options, slower: 2.0, larger: 1.5 })));
+        let rerun = parse(&["--all", "--rerun"]).unwrap();
+        assert_eq!(rerun.target, Some(Target::Rerun(RerunTarget { options: Some(RerunOptions::default()) })));
     }
 
     #[test]
