@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use runmesh_bus::{
     Bus, EmbeddedBus,
-    conformance::{Harness, until},
+    conformance::{Harness, TOPIC, record, until},
 };
 use runmesh_store::{DocumentStore, SqliteStore, sqlite::SqliteConfig};
 use tempfile::TempDir;
@@ -64,3 +64,16 @@ impl Harness for Embedded {
 
 runmesh_bus::bus_suite!(Embedded);
 runmesh_bus::bus_suite!(Embedded => inspection::a_time_leads_to_its_first_record);
+
+/// It has the topics of event types alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_for_another_topic_is_refused() {
+    let embedded = Embedded::new().await;
+    let bus = embedded.bus();
+    let map = [(TOPIC, "copies".to_owned())].into();
+    let refused = bus.publish_mapped(vec![record(TOPIC, "a", 1)], &map).await.remove(0);
+    assert!(matches!(&refused, Err(error) if !error.is_transient()), "{refused:?}");
+    bus.publish_mapped(vec![record(TOPIC, "a", 1)], &Default::default()).await.remove(0).unwrap();
+    let extent = bus.extents(&[TOPIC]).await.unwrap()[0];
+    assert_eq!(extent.next - extent.first, 1);
+}

@@ -89,7 +89,7 @@ async fn a_watch_ends_with_the_replay() {
     let Some(Item::End(last)) = &end.item else { panic!("{end:?}") };
     assert_eq!(last.replay.as_ref().unwrap().state(), ReplayState::Completed);
     // From the last but one, there is the end; from the end, nothing.
-    assert_eq!(watch(rest.last().unwrap().cursor.clone()).await, [end.clone()]);
+    assert_eq!(watch(rest.last().unwrap().cursor.clone()).await, std::slice::from_ref(end));
     assert_eq!(watch(end.cursor.clone()).await, []);
     mesh.stop().await;
 }

@@ -34,7 +34,7 @@ async fn topics_have_everything_again_and_only_groups_that_opted_in_see_it() {
     mesh.until_done().await;
     let options = ReplayOptions { preserve_timestamps: true, ..Default::default() };
     let done = mesh.replay(topics(None, options)).await;
-    let progress = done.progress.clone().unwrap();
+    let progress = done.progress.unwrap();
     assert_eq!((progress.scanned, progress.matched, progress.sent), (600, 600, 600));
     assert_eq!((progress.skipped, progress.failed, progress.takeovers), (0, 0, 0));
     assert!((progress.fraction - 1.0).abs() < 1e-9 && done.ended_at.is_some());

@@ -1,12 +1,21 @@
 //! Publishing while the cluster has its troubles.
 
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use std::time::Duration;
+
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
 use runmesh_bus::{
     Bus as _, BusError, KafkaBus,
-    conformance::{TOPIC, record, within},
+    conformance::{TOPIC, TOPIC_2, record, within},
 };
+use runmesh_events::Catalog;
 
 use crate::cluster::Cluster;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the broker refuses for the moment is sent again, in order and once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,4 +50,27 @@ async fn a_producer_that_can_not_go_on_is_replaced() {
         }
     };
     within("another producer publishes it", publish).await;
+}
+
+/// Records of a type that is mapped go to the other topic, and those of other types to their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mapped_types_go_to_the_other_topic() {
+    let cluster = Cluster::start();
+    cluster.tell(|cluster| cluster.create_topic("copies", 1, 1).unwrap());
+    let bus = KafkaBus::open(cluster.config()).unwrap();
+    let map = [(TOPIC, "copies".to_owned())].into();
+    let other = [(TOPIC_2, "copies".to_owned())].into();
+    for (sequence, map) in [(1, &map), (2, &other), (3, &map)] {
+        bus.publish_mapped(vec![record(TOPIC, "a", sequence)], map).await.remove(0).unwrap();
+    }
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &cluster.config().brokers)
+        .set("group.id", "reader")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    let watermarks = |topic: &str, partition| consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap().1;
+    assert_eq!(watermarks("copies", 0), 2);
+    let topic = Catalog::get().topic(TOPIC).unwrap();
+    assert_eq!((0..topic.partitions).map(|partition| watermarks(&topic.name, partition)).sum::<i64>(), 1);
 }
