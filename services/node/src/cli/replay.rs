@@ -3,11 +3,11 @@
 use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand};
-use runmesh_proto::event::EventType;
 
 use super::{
     LimitArgs,
-    lists::{OutputArgs, PageArgs, When, topic, when},
+    events::FilterArgs,
+    lists::{OutputArgs, PageArgs, When, when},
     operator::WhyArgs,
 };
 
@@ -51,39 +51,9 @@ pub enum ReplayAction {
 /// Which events. All that is given has to hold.
 #[derive(Debug, Clone, Default, Args)]
 pub struct WhichArgs {
-    /// Of this type, by its topic's name, such as execution_requested; can be given again
-    #[arg(long = "type", value_name = "TOPIC", value_delimiter = ',', value_parser = topic)]
-    pub types: Vec<EventType>,
-    /// Not of this type; can be given again
-    #[arg(long = "not-type", value_name = "TOPIC", value_delimiter = ',', value_parser = topic)]
-    pub excluded: Vec<EventType>,
-    /// Of this execution
-    #[arg(long, value_name = "ID")]
-    pub execution: Option<String>,
-    /// Of the log of this, such as a dead letter
-    #[arg(long, value_name = "ID")]
-    pub aggregate: Option<String>,
-    /// On behalf of this user
-    #[arg(long, value_name = "USER")]
-    pub user: Option<String>,
-    /// Recorded by this service, such as scheduler
-    #[arg(long, value_name = "SERVICE")]
-    pub service: Option<String>,
-    /// That follow from this call
-    #[arg(long, value_name = "ID")]
-    pub correlation: Option<String>,
-    /// Recorded since then: so long ago, such as 1h, or a time, such as 2026-01-02T03:04:05Z
-    #[arg(long, value_name = "WHEN", value_parser = when)]
-    pub since: Option<When>,
-    /// Recorded before then
-    #[arg(long, value_name = "WHEN", value_parser = when)]
-    pub until: Option<When>,
-    /// With this text in what they say
-    #[arg(long, value_name = "TEXT")]
-    pub text: Option<String>,
-    /// This event; can be given again
-    #[arg(long = "id", value_name = "ID", value_delimiter = ',')]
-    pub ids: Vec<String>,
+    /// By what they are.
+    #[command(flatten)]
+    pub filter: FilterArgs,
     /// All events, where no other flag says which
     #[arg(long)]
     pub all: bool,

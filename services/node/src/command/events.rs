@@ -1,7 +1,7 @@
 //! `runmesh events`: what was recorded, and what is being recorded.
 
 mod export;
-mod filter;
+pub(super) mod filter;
 mod list;
 mod refused;
 mod show;

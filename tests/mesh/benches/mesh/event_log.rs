@@ -136,7 +136,7 @@ async fn export(service: &EventLogService, format: ExportFormat) -> anyhow::Resu
 }
 
 fn told(what: &str, count: usize, took: Duration, beside: Duration) {
-    let ratio = beside.as_secs_f64() / took.as_secs_f64();
+    let ratio = per_second(count, took) / per_second(EVENTS, beside);
     println!("  {what:<44} {:>9.0} /s   {ratio:.2} x of bare SQLite", per_second(count, took));
 }
 

@@ -8,7 +8,7 @@ use runmesh_proto::event::{EventFilter, EventType};
 use crate::cli::{events::FilterArgs, lists::When};
 
 /// The filter, as of now.
-pub(super) fn filter(args: FilterArgs, now: SystemTime) -> EventFilter {
+pub(in crate::command) fn filter(args: FilterArgs, now: SystemTime) -> EventFilter {
     let time = |when: When| to_timestamp(when.before(now));
     let types = |types: Vec<EventType>| types.into_iter().map(i32::from).collect();
     EventFilter {

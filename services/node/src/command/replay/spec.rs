@@ -2,9 +2,8 @@
 
 use std::time::SystemTime;
 
-use runmesh_events::to_timestamp;
 use runmesh_proto::{
-    event::{EventFilter, EventType},
+    event::EventFilter,
     execution::Limits,
     replay::{
         FileTarget, GroupTarget, ReplayOptions, ReplaySpec, RerunOptions, RerunTarget, ShadowTarget, TopicsTarget,
@@ -13,11 +12,8 @@ use runmesh_proto::{
 };
 
 use crate::{
-    cli::{
-        lists::When,
-        replay::{HowArgs, RerunArgs, SpecArgs, TargetArgs, WhichArgs},
-    },
-    command::run::limits,
+    cli::replay::{HowArgs, RerunArgs, SpecArgs, TargetArgs},
+    command::{events::filter::filter, run::limits},
 };
 
 /// The spec, as of now.
@@ -37,7 +33,7 @@ pub(super) fn spec(args: SpecArgs, now: SystemTime) -> ReplaySpec {
         TargetArgs { .. } => None,
     };
     let (all, source_file) = (which.all, which.from_file.clone().unwrap_or_default());
-    let filter = Some(filter(which, now)).filter(|filter| *filter != EventFilter::default());
+    let filter = Some(filter(which.filter, now)).filter(|filter| *filter != EventFilter::default());
     let options = Some(ReplayOptions {
         speed,
         rate,
@@ -54,24 +50,6 @@ pub(super) fn spec(args: SpecArgs, now: SystemTime) -> ReplaySpec {
 fn reruns(args: RerunArgs) -> RerunOptions {
     let limits = Some(limits(&args.limits)).filter(|limits| *limits != Limits::default());
     RerunOptions { language_version: args.language_version.unwrap_or_default(), limits, parallel: args.parallel }
-}
-
-fn filter(args: WhichArgs, now: SystemTime) -> EventFilter {
-    let time = |when: When| to_timestamp(when.before(now));
-    let types = |types: Vec<EventType>| types.into_iter().map(i32::from).collect();
-    EventFilter {
-        event_types: types(args.types),
-        exclude_event_types: types(args.excluded),
-        event_ids: args.ids,
-        execution_id: args.execution.unwrap_or_default(),
-        aggregate_id: args.aggregate.unwrap_or_default(),
-        user_id: args.user.unwrap_or_default(),
-        producer: args.service.unwrap_or_default(),
-        correlation_id: args.correlation.unwrap_or_default(),
-        from: args.since.map(time),
-        until: args.until.map(time),
-        text: args.text.unwrap_or_default(),
-    }
 }
 
 /// Where events go, in words.
@@ -95,6 +73,7 @@ mod tests {
     use std::time::Duration;
 
     use clap::Parser as _;
+    use runmesh_events::{EventType, to_timestamp};
 
     use super::*;
     use crate::{
