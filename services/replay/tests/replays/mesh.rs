@@ -31,6 +31,9 @@ pub(crate) const BOLD: GroupName = GroupName::new("bold");
 /// Takes none.
 pub(crate) const SHY: GroupName = GroupName::new("shy");
 
+/// Takes replayed events of both topics, and is not there before [`Mesh::join_late`].
+pub(crate) const LATE: GroupName = GroupName::new("late");
+
 /// What a group was given.
 pub(crate) type Given = Arc<Mutex<Vec<(Arc<Event>, Delivery)>>>;
 
@@ -39,6 +42,7 @@ pub(crate) struct Mesh {
     pub(crate) store: SqliteStore,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) service: ReplayService,
+    consumer: Consumer,
     willing: Given,
     bold: Given,
     shy: Given,
@@ -74,6 +78,7 @@ impl Mesh {
             known(WILLING, &[TOPIC, TOPIC_2], true, false),
             known(BOLD, &[TOPIC], true, true),
             known(SHY, &[TOPIC, TOPIC_2], false, true),
+            known(LATE, &[TOPIC, TOPIC_2], true, false),
         ];
         let given = [Given::default(), Given::default(), Given::default()];
         let running = groups
@@ -103,6 +108,7 @@ impl Mesh {
             store,
             bus,
             service,
+            consumer,
             willing,
             bold,
             shy,
@@ -121,6 +127,15 @@ impl Mesh {
         if let Some(worker) = self.worker.take() {
             worker.await.unwrap();
         }
+    }
+
+    /// Starts the group [`LATE`], which sees nothing of what was before. Returns what it is given.
+    pub(crate) async fn join_late(&mut self) -> Given {
+        let given = Given::default();
+        self.bus.begin_at_end(LATE, &[TOPIC, TOPIC_2]).await.unwrap();
+        let group = ConsumerGroup::new(LATE, &[TOPIC, TOPIC_2], keeping(&given));
+        self.running.push(start(&self.consumer, ConsumerGroup { sees_replays: true, ..group }));
+        given
     }
 
     /// Appends an event to a log.
@@ -147,14 +162,19 @@ impl Mesh {
         events
     }
 
-    /// What a group was given of replays, and how much beside.
-    pub(crate) fn replayed(&self, group: GroupName) -> (Vec<(Arc<Event>, Delivery)>, usize) {
+    /// All that a group was given.
+    pub(crate) fn given(&self, group: GroupName) -> Vec<(Arc<Event>, Delivery)> {
         let given = match group {
             WILLING => &self.willing,
             BOLD => &self.bold,
             _ => &self.shy,
         };
-        let given = given.lock().unwrap().clone();
+        given.lock().unwrap().clone()
+    }
+
+    /// What a group was given of replays, and how much beside.
+    pub(crate) fn replayed(&self, group: GroupName) -> (Vec<(Arc<Event>, Delivery)>, usize) {
+        let given = self.given(group);
         let all = given.len();
         let replayed: Vec<_> =
             given.into_iter().filter(|(_, delivery)| delivery.header("runmesh-replay").is_some()).collect();

@@ -1,10 +1,13 @@
 //! Topics and groups.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use runmesh_bus::{
-    Record,
-    conformance::{TOPIC, TOPIC_2},
+    Delivery, Record,
+    conformance::{TOPIC, TOPIC_2, until},
     header,
 };
 use runmesh_events::{Event, EventType};
@@ -13,7 +16,7 @@ use runmesh_proto::{
     replay::{CreateReplayRequest, GroupTarget, ReplayOptions, ReplaySpec, TopicsTarget, replay_spec::Target},
 };
 
-use crate::mesh::{BOLD, Mesh, SHY, WILLING, of_types};
+use crate::mesh::{BOLD, LATE, Mesh, SHY, WILLING, of_types};
 
 fn topics(filter: Option<EventFilter>, options: ReplayOptions) -> CreateReplayRequest {
     let target = Some(Target::Topics(TopicsTarget::default()));
@@ -107,5 +110,39 @@ async fn filters_and_options_say_what_is_sent() {
     let before = mesh.bus.extents(&[TOPIC]).await.unwrap()[0].next;
     assert_eq!(sent(topics(None, ReplayOptions { dry_run: true, ..options })).await, 90);
     assert_eq!(mesh.bus.extents(&[TOPIC]).await.unwrap()[0].next, before, "a dry run sends nothing");
+    mesh.stop().await;
+}
+
+/// A group that came late and was given the past by a replay, while more happened, has the same in the end as one that was there
+/// from the start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_built_from_a_replay_equals_one_that_was_always_there() {
+    let mut mesh = Mesh::new().await;
+    mesh.fill(100).await;
+    mesh.until_done().await;
+    let late = mesh.join_late().await;
+    let target = Some(Target::Group(GroupTarget { group: LATE.to_string() }));
+    let spec = ReplaySpec { all: true, target, ..Default::default() };
+    let done = mesh.replay(CreateReplayRequest { spec: Some(spec), ..Default::default() }).await;
+    assert_eq!(done.progress.unwrap().sent, 200);
+    // More of the same logs, and new ones.
+    mesh.fill(150).await;
+    mesh.until_done().await;
+    until("the late group has finished", || async {
+        let lag = mesh.bus.lag(LATE, &[TOPIC, TOPIC_2]).await.unwrap();
+        lag.iter().all(|lag| lag.records == 0)
+    })
+    .await;
+    // What a projection makes of it: for each log all that it was given, in that order.
+    let projection = |given: &[(Arc<Event>, Delivery)]| {
+        let mut logs: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for (_, delivery) in given {
+            logs.entry(delivery.key.to_vec()).or_default().extend_from_slice(&delivery.value);
+        }
+        logs
+    };
+    let (from_replay, from_the_start) = (projection(&late.lock().unwrap()), projection(&mesh.given(WILLING)));
+    assert_eq!(from_the_start.len(), 150);
+    assert!(from_replay == from_the_start, "they differ");
     mesh.stop().await;
 }
