@@ -270,6 +270,6 @@ mod tests {
         let table = RouteTable::read(runmesh_proto::descriptors()).unwrap();
         let files = table.routes().iter().filter(|route| matches!(route.answer, Answer::File));
         let files: Vec<&str> = files.map(|route| route.rpc.name()).collect();
-        assert_eq!(files, ["ExportDeadLetters", "ExportEvents"]);
+        assert_eq!(files, ["ExportDeadLetters", "ExportEvents", "ExportShadowReport"]);
     }
 }
