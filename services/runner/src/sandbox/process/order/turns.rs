@@ -54,6 +54,11 @@ impl Turns {
         self.held[stream as usize].extend_from_slice(data);
     }
 
+    /// How many bytes were read and not taken: those that are held, and those that are in order.
+    pub(in super::super) fn waiting(&self) -> usize {
+        self.held() + self.done.iter().map(|group| group.data.len()).sum::<usize>()
+    }
+
     /// How many bytes are held.
     pub(in super::super) fn held(&self) -> usize {
         self.held.iter().map(Vec::len).sum()

@@ -15,7 +15,7 @@ const HELD: Duration = Duration::from_millis(2);
 impl Supervisor {
     /// How many bytes may be read now; 0 when the script has to wait.
     pub(super) fn room(&self) -> usize {
-        self.output.room().saturating_sub(self.order.as_ref().map_or(0, |order| order.turns.held()))
+        self.output.room().saturating_sub(self.order.as_ref().map_or(0, |order| order.turns.waiting()))
     }
 
     /// When output is handed on whose order is not certain.
@@ -73,12 +73,13 @@ impl Supervisor {
                 return;
             }
             for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+                // The other stream may have filled it just now.
                 let room = self.room();
                 let source = match stream {
                     OutputStream::Stdout => &mut self.stdout,
                     OutputStream::Stderr => &mut self.stderr,
                 };
-                if let Ok(count) = source.read_now(&mut self.buffer[..room]) {
+                if let Ok(count @ 1..) = source.read_now(&mut self.buffer[..room]) {
                     self.take(stream, count);
                 }
             }

@@ -186,3 +186,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_in_order_and_not_taken_needs_its_room_too() {
+    let mut turns = turns(&[O, E], "1\n3\n", "2\n");
+    turns.settle();
+    assert_eq!((turns.held(), turns.waiting()), (6, 6), "it is in doubt");
+    // The note tells that all of it was noted.
+    turns.note(E);
+    assert_eq!((turns.held(), turns.waiting()), (0, 6));
+    turns.add(O, b"4\n");
+    assert_eq!(turns.waiting(), 8);
+    turns.take();
+    assert_eq!(turns.waiting(), 2);
+}
