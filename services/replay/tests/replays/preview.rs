@@ -10,7 +10,7 @@ use runmesh_proto::{
 };
 use tonic::Request;
 
-use crate::mesh::{BOLD, Mesh, SHY, WILLING};
+use crate::mesh::{BOLD, LATE, Mesh, SHY, WILLING};
 
 async fn preview(mesh: &Mesh, spec: ReplaySpec) -> ReplayPreview {
     let request = PreviewReplayRequest { spec: Some(spec) };
@@ -33,7 +33,8 @@ async fn a_preview_counts_and_names_who_would_see_it_and_sends_nothing() {
     assert!(seen.hours.len() <= 2 && seen.hours[0].hour.unwrap().seconds % 3_600 == 0);
     assert!((5..=10).contains(&seen.samples.len()) && seen.samples[0].aggregate_id == "log-0");
     let groups: Vec<_> = seen.groups.iter().map(|one| (one.group.as_str(), one.count, one.outside_effects)).collect();
-    assert_eq!(groups, [(WILLING.as_str(), 800, false), (BOLD.as_str(), 400, true)]);
+    let expected = [(WILLING, 800, false), (BOLD, 400, true), (LATE, 800, false)];
+    assert_eq!(groups, expected.map(|(group, count, effects)| (group.as_str(), count, effects)));
     assert_eq!(seen.refusing_groups, [SHY.as_str()]);
     assert_eq!(seen.duration.unwrap().seconds, 10);
 
