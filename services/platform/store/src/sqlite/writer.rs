@@ -156,11 +156,13 @@ struct Queue {
     background: VecDeque<Box<dyn Job>>,
     /// When the last job came that is not of the background.
     other_at: Option<Instant>,
+    /// Whether the commit at hand has one of the background: each has at least one, so that those come to their end too.
+    has_background: bool,
 }
 
 impl Queue {
     fn new(sent: mpsc::Receiver<Sent>) -> Self {
-        Self { sent, jobs: VecDeque::new(), background: VecDeque::new(), other_at: None }
+        Self { sent, jobs: VecDeque::new(), background: VecDeque::new(), other_at: None, has_background: false }
     }
 
     /// Waits until there is a job. Returns whether there is: otherwise there will be none any more.
@@ -181,12 +183,21 @@ impl Queue {
         if count >= JOBS_PER_COMMIT {
             return None;
         }
-        if let Some(job) = self.jobs.pop_front() {
+        self.has_background &= count > 0;
+        let owes_one = !self.has_background && !self.background.is_empty();
+        let is_last = count + 1 == JOBS_PER_COMMIT;
+        if !(is_last && owes_one)
+            && let Some(job) = self.jobs.pop_front()
+        {
             return Some(job);
         }
         let careful = self.other_at.is_some_and(|at| at.elapsed() < CAREFUL);
         let room = if careful { BACKGROUND_BESIDE } else { BACKGROUND };
-        if count == 0 || began.elapsed() < room { self.background.pop_front() } else { None }
+        if !owes_one && began.elapsed() >= room {
+            return None;
+        }
+        self.has_background = true;
+        self.background.pop_front()
     }
 
     fn take(&mut self) {
@@ -406,20 +417,24 @@ mod tests {
 
     #[test]
     fn what_is_in_no_hurry_comes_last_and_in_small_parts_while_there_is_something_else() {
-        let mut queue = queue(2, 3);
+        let mut queue = queue(2, 4);
         assert!(queue.wait());
         let began = Instant::now().checked_sub(BACKGROUND_BESIDE * 2).unwrap();
-        // Both jobs, and then none: the commit has gone on long enough for the background.
+        // Both jobs, and then one of the background, though the commit has gone on long enough for that.
         assert!(queue.next(began, 0).is_some() && queue.next(began, 1).is_some());
-        assert!(queue.jobs.is_empty() && queue.background.len() == 3);
-        assert!(queue.next(began, 2).is_none());
-        // It has its turn in the next one all the same.
-        assert!(queue.next(began, 0).is_some());
+        assert_eq!((queue.jobs.len(), queue.background.len()), (0, 4));
+        assert!(queue.next(began, 2).is_some() && queue.next(began, 3).is_none());
+        assert_eq!(queue.background.len(), 3);
+        // The next commit has one too, whatever else there is for it.
+        queue.jobs.push_back(Box::new(Idle));
+        assert!(queue.next(began, 0).is_some() && queue.background.len() == 3);
+        queue.jobs.push_back(Box::new(Idle));
+        assert!(queue.next(began, JOBS_PER_COMMIT - 1).is_some() && queue.background.len() == 2);
+        assert!(queue.next(began, JOBS_PER_COMMIT).is_none());
+        assert!(queue.next(began, 0).is_some() && queue.jobs.is_empty());
         // With nothing else for some time it has more of it.
         queue.other_at = Instant::now().checked_sub(CAREFUL * 2);
-        assert!(queue.next(began, 1).is_some());
-        assert!(queue.next(began, JOBS_PER_COMMIT).is_none());
-        assert!(queue.next(began, 1).is_some() && queue.next(began, 1).is_none());
-        assert!(!queue.wait(), "nobody can send any more");
+        assert!(queue.next(began, 1).is_some() && queue.next(began, 2).is_some());
+        assert!(queue.next(began, 3).is_none() && !queue.wait(), "nobody can send any more");
     }
 }
