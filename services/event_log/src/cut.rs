@@ -24,7 +24,7 @@ impl Cut {
             Ok::<_, VerifyError>(offsets.into_iter().map(|(lane, next)| ((group.name, lane), next)))
         });
         let committed = try_join_all(of_group).await?.into_iter().flatten().collect();
-        let topics: Vec<EventType> = Catalog::get().topics().iter().map(|topic| topic.event_type).collect();
+        let topics: Vec<EventType> = Catalog::get().event_types().collect();
         let extents = task.bus.extents(&topics).await?;
         let since = match task.since {
             Some(since) => Some(task.bus.offsets_at(&topics, since).await?.into_iter().collect()),

@@ -17,15 +17,12 @@ use runmesh_proto::{
     event::OperatorActionRecorded,
     event_log::{DeleteEventRequest, DeleteEventResponse, Deletion},
 };
-use runmesh_rpc::Violation;
+use runmesh_rpc::status;
 use runmesh_store::{Expected, StoreError, Stored, read_log};
 
 pub(crate) use self::archive::ArchivedEvent;
 use self::tombstone::tombstone;
 use crate::{error::EventLogError, related, service::Inner, view};
-
-/// The greatest number of characters of a reason, or of a name.
-const WORDS: usize = 1_000;
 
 /// Who records the event that tells of it.
 const PRODUCER: &str = "event-log";
@@ -43,14 +40,7 @@ pub(crate) async fn delete(
     request: DeleteEventRequest,
     trace: &TraceParent,
 ) -> Result<DeleteEventResponse, EventLogError> {
-    let wrong = [("actor", &request.actor), ("reason", &request.reason)].into_iter().filter_map(|(field, text)| {
-        if text.trim().is_empty() {
-            Some(Violation::new(field, "is missing"))
-        } else {
-            (text.chars().count() > WORDS).then(|| Violation::new(field, "has more than 1,000 characters"))
-        }
-    });
-    let violations: Vec<Violation> = wrong.collect();
+    let violations = status::operator(&request.actor, &request.reason);
     if !violations.is_empty() {
         return Err(EventLogError::Invalid(violations));
     }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use runmesh_bus::BusError;
+use runmesh_proto::event::EventFilter;
 use runmesh_rpc::status::{self, Violation};
-use runmesh_store::{InvalidField, StoreError};
+use runmesh_store::{EventSelection, InvalidField, StoreError};
 use tonic::Status;
 
 /// How long a client should wait before it tries again what may succeed later.
@@ -68,7 +69,11 @@ impl From<EventLogError> for Status {
     }
 }
 
-/// A field of a filter as the request that has the filter names it.
-pub(crate) fn of_filter(wrong: InvalidField) -> Violation {
-    Violation::new(format!("filter.{}", wrong.field), wrong.description)
+/// What the filter of a request means. What is wrong with it is added to what is wrong with the request.
+pub(crate) fn selection(filter: &EventFilter, violations: &mut Vec<Violation>) -> EventSelection {
+    EventSelection::parse(filter).unwrap_or_else(|wrong| {
+        let named = |wrong: InvalidField| Violation::new(format!("filter.{}", wrong.field), wrong.description);
+        violations.extend(wrong.into_iter().map(named));
+        EventSelection::default()
+    })
 }

@@ -11,11 +11,11 @@ use runmesh_proto::{
     google::api::HttpBody,
 };
 use runmesh_rpc::Violation;
-use runmesh_store::{EventSelection, Position, StoreError, Stored};
+use runmesh_store::{Position, StoreError, Stored};
 use tonic::Status;
 
 use crate::{
-    error::{EventLogError, of_filter},
+    error::{EventLogError, selection},
     reading,
     service::Inner,
     view,
@@ -91,10 +91,7 @@ pub(crate) async fn export(
             Form::Lines
         }
     };
-    let selection = EventSelection::parse(&request.filter.unwrap_or_default()).unwrap_or_else(|wrong| {
-        violations.extend(wrong.into_iter().map(of_filter));
-        EventSelection::default()
-    });
+    let selection = selection(&request.filter.unwrap_or_default(), &mut violations);
     if !violations.is_empty() {
         return Err(EventLogError::Invalid(violations));
     }

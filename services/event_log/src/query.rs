@@ -8,7 +8,7 @@ use runmesh_rpc::{Violation, page_token};
 use runmesh_store::{EventSelection, Position, StoreError, Stored};
 
 use crate::{
-    error::{EventLogError, of_filter},
+    error::{EventLogError, selection},
     reading,
     service::Inner,
     view,
@@ -67,10 +67,7 @@ impl Query {
             }
         };
         let filter = request.filter.clone().unwrap_or_default();
-        let selection = EventSelection::parse(&filter).unwrap_or_else(|wrong| {
-            violations.extend(wrong.into_iter().map(of_filter));
-            EventSelection::default()
-        });
+        let selection = selection(&filter, &mut violations);
         let start = Position(if newest_first { u64::MAX } else { 0 });
         let place = page_token::decode(&request.page_token, filters);
         let beyond = place.and_then(|place| place.map_or(Some(start), |text| text.parse().ok().map(Position)));

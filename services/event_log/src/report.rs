@@ -67,7 +67,7 @@ pub(crate) fn about(event: &Event, kind: FindingKind, message: impl Into<String>
 
 /// The name of a type's topic.
 pub(crate) fn topic_name(event_type: EventType) -> String {
-    runmesh_events::Catalog::get().topic(event_type).map(|topic| topic.name.clone()).unwrap_or_default()
+    runmesh_events::Catalog::get().name(event_type).to_owned()
 }
 
 impl Report {

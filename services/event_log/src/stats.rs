@@ -13,11 +13,11 @@ use futures::TryStreamExt as _;
 use runmesh_events::{Event, EventType, from_timestamp, to_timestamp};
 use runmesh_proto::event_log::{EventHourCount, EventStats, EventTypeCount, GetEventStatsRequest};
 use runmesh_rpc::Violation;
-use runmesh_store::{EventSelection, Position};
+use runmesh_store::Position;
 
 use self::{names::Names, outcomes::Outcomes};
 use crate::{
-    error::{EventLogError, of_filter},
+    error::{EventLogError, selection},
     reading,
     service::Inner,
     view::topic_of,
@@ -45,10 +45,7 @@ pub(crate) async fn stats(inner: &Inner, request: GetEventStatsRequest) -> Resul
             USERS
         }
     };
-    let selection = EventSelection::parse(&request.filter.unwrap_or_default()).unwrap_or_else(|wrong| {
-        violations.extend(wrong.into_iter().map(of_filter));
-        EventSelection::default()
-    });
+    let selection = selection(&request.filter.unwrap_or_default(), &mut violations);
     if !violations.is_empty() {
         return Err(EventLogError::Invalid(violations));
     }

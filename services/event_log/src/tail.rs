@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tonic::Status;
 
 use crate::{
-    error::{EventLogError, of_filter},
+    error::{EventLogError, selection},
     reading::{self, Reader},
     service::Inner,
     view,
@@ -88,10 +88,7 @@ pub(crate) async fn tail(
 fn parse(request: &TailEventsRequest) -> Result<(EventSelection, Option<Position>), Vec<Violation>> {
     let mut violations = Vec::new();
     let filter = request.filter.clone().unwrap_or_default();
-    let selection = EventSelection::parse(&filter).unwrap_or_else(|wrong| {
-        violations.extend(wrong.into_iter().map(of_filter));
-        EventSelection::default()
-    });
+    let selection = selection(&filter, &mut violations);
     if !filter.event_ids.is_empty() {
         violations.push(Violation::new("filter.event_ids", "has no meaning for events that are still to come"));
     }
@@ -131,6 +128,6 @@ async fn settled_end(store: &dyn EventStore) -> Result<Position, StoreError> {
 
 fn all_types() -> &'static [EventType] {
     static ALL: std::sync::LazyLock<Vec<EventType>> =
-        std::sync::LazyLock::new(|| Catalog::get().topics().iter().map(|topic| topic.event_type).collect());
+        std::sync::LazyLock::new(|| Catalog::get().event_types().collect());
     &ALL
 }

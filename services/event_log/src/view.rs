@@ -24,5 +24,5 @@ pub(crate) fn topic(stored: &Stored) -> &'static str {
 
 /// The topic of a type.
 pub(crate) fn topic_of(event_type: EventType) -> &'static str {
-    Catalog::get().topic(event_type).map_or("", |topic| topic.name.as_str())
+    Catalog::get().name(event_type)
 }

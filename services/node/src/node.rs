@@ -254,51 +254,30 @@ impl Node {
                 let group = faults.into_group(runner.consumer_group());
                 node.runner_parts.spawn(part(group.name.to_string(), async move { consumer.run(group, stop).await }));
                 let (reconciler, every, stop) = (runner.clone(), config.reconciler.interval, node.rest.clone());
-                node.parts.spawn(part("reconciler", async move {
-                    reconciler.reconcile(every, stop).await;
-                    Ok::<_, StoreError>(())
-                }));
+                node.parts.spawn(lasting("reconciler", async move { reconciler.reconcile(every, stop).await }));
                 let (leases, stop) = (runner.clone(), node.rest.clone());
-                node.parts.spawn(part("leases", async move {
-                    leases.watch_leases(stop).await;
-                    Ok::<_, StoreError>(())
-                }));
+                node.parts.spawn(lasting("leases", async move { leases.watch_leases(stop).await }));
                 let stop = node.intake.clone();
-                node.intake_parts.spawn(part("signs of life", async move {
-                    runner.keep_announcing(stop).await;
-                    Ok::<_, StoreError>(())
-                }));
+                node.intake_parts.spawn(lasting("signs of life", async move { runner.keep_announcing(stop).await }));
             }
             if let Some(scheduler) = built.scheduler {
                 let (compare, stop) = (config.reconciler.interval, node.rest.clone());
-                node.parts.spawn(part("scheduler's watch", async move {
-                    scheduler.watch(compare, stop).await;
-                    Ok::<_, StoreError>(())
-                }));
+                node.parts.spawn(lasting("scheduler's watch", async move { scheduler.watch(compare, stop).await }));
             }
             if let Some(dlq) = built.dlq {
                 let stop = node.rest.clone();
-                node.parts.spawn(part("dead letters", async move {
-                    dlq.run(stop).await;
-                    Ok::<_, StoreError>(())
-                }));
+                node.parts.spawn(lasting("dead letters", async move { dlq.run(stop).await }));
             }
             if let Some(replay) = built.replay {
                 if let Some(executions) = upstream::executions(config, roles, &node.server, tls.as_ref())? {
                     replay.reach_executions(executions);
                 }
                 let stop = node.rest.clone();
-                node.parts.spawn(part("replays", async move {
-                    replay.run(stop).await;
-                    Ok::<_, StoreError>(())
-                }));
+                node.parts.spawn(lasting("replays", async move { replay.run(stop).await }));
             }
             if let Some(saga) = built.saga {
                 let stop = node.rest.clone();
-                node.parts.spawn(part("saga-timers", async move {
-                    saga.run_timers(stop).await;
-                    Ok::<_, StoreError>(())
-                }));
+                node.parts.spawn(lasting("saga-timers", async move { saga.run_timers(stop).await }));
             }
             let stop = node.rest.clone();
             if let (Some(shared), Some(name)) = (&shared, name) {
@@ -427,6 +406,12 @@ impl Node {
 }
 
 /// A part of the node with its name, so that its end can be told.
+/// A part of the node that goes on until it is stopped.
+async fn lasting(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Part {
+    work.await;
+    (name.to_owned(), Ok(()))
+}
+
 async fn part<E: ToString>(
     name: impl Into<String>,
     work: impl Future<Output = Result<(), E>> + Send + 'static,

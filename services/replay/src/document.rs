@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use prost::Message as _;
+use prost::Message;
 use runmesh_proto::replay::CreateReplayRequest;
 use runmesh_store::{Document, Index, IndexValue, StoreError, from_json, to_json};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,21 @@ const KEPT: (usize, usize) = (50, 20);
 
 /// The greatest number of characters of an error.
 const ERROR: usize = 500;
+
+/// A message of the contract as a text in a document: encoded, in base64.
+pub(crate) fn to_text<M: Message>(message: &M) -> String {
+    BASE64_STANDARD.encode(message.encode_to_vec())
+}
+
+/// The message back. `what` is what it is, for the error.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when it can't be read.
+pub(crate) fn from_text<M: Message + Default>(text: &str, what: &str) -> Result<M, StoreError> {
+    let corrupt = |error: String| StoreError::Corrupt(format!("{what}: {error}"));
+    let bytes = BASE64_STANDARD.decode(text).map_err(|error| corrupt(error.to_string()))?;
+    M::decode(bytes.as_slice()).map_err(|error| corrupt(error.to_string()))
+}
 
 /// How much was done up to the checkpoint. It is kept when the target has all of it durably.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -110,7 +125,7 @@ impl ReplayDocument {
         let document = Self {
             id,
             phase: Phase::Created,
-            request: BASE64_STANDARD.encode(request.encode_to_vec()),
+            request: to_text(request),
             range: Range::default(),
             progress: Progress::default(),
             taken: 0,
@@ -135,9 +150,7 @@ impl ReplayDocument {
     /// # Errors
     /// [`StoreError::Corrupt`] when it can't be read.
     pub(crate) fn request(&self) -> Result<CreateReplayRequest, StoreError> {
-        let corrupt = |error: String| StoreError::Corrupt(format!("the request of replay {}: {error}", self.id));
-        let bytes = BASE64_STANDARD.decode(&self.request).map_err(|error| corrupt(error.to_string()))?;
-        CreateReplayRequest::decode(bytes.as_slice()).map_err(|error| corrupt(error.to_string()))
+        from_text(&self.request, &format!("the request of replay {}", self.id))
     }
 
     /// The same with what an operator did.

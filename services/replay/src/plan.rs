@@ -136,7 +136,7 @@ impl Plan {
     /// The types that may be among the events.
     pub(crate) fn event_types(&self) -> Vec<EventType> {
         match self.selection.scan().types.as_slice() {
-            [] => Catalog::get().topics().iter().map(|topic| topic.event_type).collect(),
+            [] => Catalog::get().event_types().collect(),
             types => types.to_vec(),
         }
     }

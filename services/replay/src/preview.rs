@@ -120,7 +120,7 @@ fn sample(event: &Event, event_type: EventType) -> ReplaySample {
 }
 
 fn topic(event_type: EventType) -> String {
-    Catalog::get().topic(event_type).map(|topic| topic.name.clone()).unwrap_or_default()
+    Catalog::get().name(event_type).to_owned()
 }
 
 /// What a replay of this spec would do.

@@ -10,11 +10,11 @@ use std::{
 };
 
 use runmesh_bus::Pace;
-use runmesh_store::{Claim, StoreError, in_background};
+use runmesh_store::{CarryOn, StoreError};
 use tokio::{
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, sleep_until, timeout},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -76,30 +76,12 @@ enum Step {
 impl Inner {
     /// Carries replays on until `shutdown`.
     pub(crate) async fn carry_replays_on(self: &Arc<Self>, shutdown: &CancellationToken) {
-        let mut carried = JoinSet::new();
-        while !shutdown.is_cancelled() {
-            let room = self.settings.at_a_time.saturating_sub(carried.len());
-            let claimed = match room {
-                0 => Ok(Vec::new()),
-                room => self.replays.claim_due(SystemTime::now(), LEASE, room).await,
-            };
-            match claimed {
-                Ok(claims) => {
-                    for Claim { document, .. } in claims {
-                        let (inner, shutdown) = (Arc::clone(self), shutdown.clone());
-                        carried.spawn(in_background(async move { inner.carry_on(document, &shutdown).await }));
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "can't look for replays; trying again"),
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = self.changed.notified() => {}
-                () = sleep(LOOK) => {}
-            }
-            while carried.try_join_next().is_some() {}
-        }
-        while carried.join_next().await.is_some() {}
+        let how = CarryOn { lease: LEASE, at_a_time: self.settings.at_a_time, look: LOOK };
+        let carry_on = |document| {
+            let (inner, shutdown) = (Arc::clone(self), shutdown.clone());
+            async move { inner.carry_on(document, &shutdown).await }
+        };
+        how.run(&self.replays, &self.changed, shutdown, carry_on).await;
     }
 
     async fn carry_on(self: Arc<Self>, replay: ReplayDocument, shutdown: &CancellationToken) {

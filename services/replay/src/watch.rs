@@ -1,23 +1,15 @@
 //! WatchReplay.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use async_stream::try_stream;
 use futures::Stream;
 use runmesh_proto::replay::{
     Replay, ReplayEnd, ReplayState, WatchReplayRequest, WatchReplayResponse, watch_replay_response::Item,
 };
-use runmesh_rpc::status;
-use tokio::time::sleep;
+use runmesh_rpc::Watch;
 use tonic::Status;
 
 use crate::{control::get, error::ReplayError, service::ReplayService};
-
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(250);
-
-/// What stands in the cursor of the end.
-const END: &str = "end";
 
 /// What a client has seen: the time of the change.
 fn cursor(replay: &Replay) -> String {
@@ -30,34 +22,25 @@ fn is_over(replay: &Replay) -> bool {
     [ReplayState::Completed, ReplayState::Failed, ReplayState::Cancelled].contains(&replay.state())
 }
 
+fn shown(replay: Replay, cursor: String) -> WatchReplayResponse {
+    WatchReplayResponse { cursor, item: Some(Item::Replay(replay)) }
+}
+
+fn ended(replay: Replay, cursor: String) -> WatchReplayResponse {
+    WatchReplayResponse { cursor, item: Some(Item::End(ReplayEnd { replay: Some(replay) })) }
+}
+
 pub(crate) async fn watch(
     service: &ReplayService,
     request: WatchReplayRequest,
 ) -> Result<impl Stream<Item = Result<WatchReplayResponse, Status>> + Send + use<>, ReplayError> {
     let inner = service.shared();
     let first = get(&inner, &request.replay_id).await?;
-    let (id, mut seen) = (request.replay_id, request.cursor);
-    let ended = seen == END && is_over(&first);
-    Ok(try_stream! {
-        if ended {
-            return;
-        }
-        let mut replay = first;
-        loop {
-            let now = cursor(&replay);
-            if now != seen {
-                yield WatchReplayResponse { cursor: now.clone(), item: Some(Item::Replay(replay.clone())) };
-                seen = now;
-            }
-            if is_over(&replay) {
-                let end = ReplayEnd { replay: Some(replay) };
-                yield WatchReplayResponse { cursor: END.to_owned(), item: Some(Item::End(end)) };
-                return;
-            }
-            if inner.shutdown.run_until_cancelled(sleep(LOOK)).await.is_none() {
-                Err(status::shutting_down())?;
-            }
-            replay = get(&inner, &id).await?;
-        }
-    })
+    let (id, seen, shutdown) = (request.replay_id, request.cursor, inner.shutdown.clone());
+    let watch = Watch { cursor, is_over, shown, ended };
+    let get = move || {
+        let (inner, id) = (Arc::clone(&inner), id.clone());
+        async move { get(&inner, &id).await }
+    };
+    Ok(watch.stream(first, seen, get, shutdown))
 }

@@ -298,7 +298,7 @@ impl Execution {
     fn heard(&mut self, log: &RunLog) -> Result<(), GivenUp> {
         // The sequence that an append expects is the fencing token: it went up when this attempt was given up.
         let is_anothers = log.begun_by.as_ref().is_some_and(|event| *event != self.begun_by);
-        if log.terminal || log.request.is_none() || log.lost >= self.lease.document.attempt || is_anothers {
+        if log.is_over(self.lease.document.attempt) || is_anothers {
             return Err(GivenUp::LeaseLost);
         }
         self.head = self.head.max(log.head);

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use runmesh_store::{Document, Index, IndexValue, Revision, StoreError, from_json, to_json};
+use runmesh_store::{Document, Index, IndexValue, Page, PageQuery, Revision, StoreError, from_json, to_json};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -27,7 +27,7 @@ impl RunLease {
     }
 }
 
-pub(crate) const BY_NODE: &str = "by_node";
+const BY_NODE: &str = "by_node";
 
 impl Document for RunLease {
     const COLLECTION: &'static str = "runs";
@@ -55,6 +55,12 @@ impl Document for RunLease {
 }
 
 impl Inner {
+    /// A page of the leases of this node.
+    pub(crate) async fn own_leases(&self, after: Option<String>) -> Result<Page<RunLease>, StoreError> {
+        let equal = vec![self.node.as_str().into()];
+        self.leases.page(PageQuery { index: BY_NODE, equal, limit: 1_000, after, ..PageQuery::default() }).await
+    }
+
     /// Takes the lease of a run, also from an attempt that is recorded as lost. `None`: another runner has it, or had it:
     /// then it runs out and the attempt is recorded as lost.
     pub(crate) async fn take_lease(&self, lease: &RunLease, lost: u32) -> Result<Option<Revision>, StoreError> {

@@ -68,6 +68,14 @@ impl RunLog {
     }
 }
 
+impl RunLog {
+    /// Whether nothing is to be run any more of this attempt: the execution has ended or was deleted, or the attempt was given
+    /// up.
+    pub(crate) fn is_over(&self, attempt: u32) -> bool {
+        self.terminal || self.request.is_none() || self.lost >= attempt
+    }
+}
+
 /// Which attempt a command is for, from 1.
 pub(crate) fn attempt_of(command: &CreatePodCommand) -> u32 {
     u32::try_from(lifecycle::attempt(command.attempt)).unwrap_or(1)

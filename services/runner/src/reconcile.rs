@@ -4,13 +4,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use runmesh_store::{PageQuery, StoreError, Versioned};
+use runmesh_store::{StoreError, Versioned};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Stray,
-    lease::{BY_NODE, RunLease},
+    lease::RunLease,
     log::RunLog,
     service::{Inner, Runner},
 };
@@ -83,20 +83,19 @@ impl Inner {
         }
         for (execution_id, attempt) in self.attempts() {
             let log = RunLog::read(self.store.as_ref(), &execution_id).await?;
-            if log.terminal || log.request.is_none() || log.lost >= attempt {
+            if log.is_over(attempt) {
                 wrong.insert(Wrong::Run(execution_id));
             }
         }
-        let mut query =
-            PageQuery { index: BY_NODE, equal: vec![self.node.as_str().into()], limit: 1_000, ..PageQuery::default() };
+        let mut after = None;
         loop {
-            let page = self.leases.page(query.clone()).await?;
+            let page = self.own_leases(after).await?;
             let leases = page.documents.into_iter().map(|found| found.document);
             wrong.extend(
                 leases.filter(|lease| !self.holds(lease)).map(|lease| Wrong::Lease(lease.execution_id, lease.attempt)),
             );
-            query.after = page.next;
-            if query.after.is_none() {
+            after = page.next;
+            if after.is_none() {
                 return Ok(wrong);
             }
         }

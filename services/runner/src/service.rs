@@ -9,14 +9,14 @@ use std::{
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
 use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload, lifecycle};
-use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Members, PageQuery, StoreError, Versioned};
+use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Members, StoreError, Versioned};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Sandbox,
     execute::Execution,
-    lease::{BY_NODE, RunLease},
+    lease::RunLease,
     log::{self, CancelRequest, RunLog},
     plan,
     presence::Offer,
@@ -145,15 +145,9 @@ impl Runner {
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "leftovers of earlier runs could not be looked for"),
         }
-        let query = PageQuery {
-            index: BY_NODE,
-            equal: vec![self.inner.node.as_str().into()],
-            limit: 1_000,
-            ..PageQuery::default()
-        };
         loop {
             // Each turn removes what it found.
-            let page = self.inner.leases.page(query.clone()).await?;
+            let page = self.inner.own_leases(None).await?;
             if page.documents.is_empty() {
                 return Ok(());
             }

@@ -7,11 +7,8 @@ use std::{
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use runmesh_bus::Pace;
-use runmesh_store::{Claim, StoreError, Versioned, in_background};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use runmesh_store::{CarryOn, StoreError, Versioned};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -52,30 +49,12 @@ const READS: usize = 16;
 impl Inner {
     /// Carries redrives on until `shutdown`.
     pub(crate) async fn carry_redrives_on(self: &Arc<Self>, shutdown: &CancellationToken) {
-        let mut carried = JoinSet::new();
-        while !shutdown.is_cancelled() {
-            let room = AT_A_TIME.saturating_sub(carried.len());
-            let claimed = match room {
-                0 => Ok(Vec::new()),
-                room => self.redrives.claim_due(SystemTime::now(), LEASE, room).await,
-            };
-            match claimed {
-                Ok(claims) => {
-                    for Claim { document, .. } in claims {
-                        let (inner, shutdown) = (Arc::clone(self), shutdown.clone());
-                        carried.spawn(in_background(async move { inner.carry_on(document, &shutdown).await }));
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "can't look for redrives; trying again"),
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = self.redrive_changed.notified() => {}
-                () = sleep(LOOK) => {}
-            }
-            while carried.try_join_next().is_some() {}
-        }
-        while carried.join_next().await.is_some() {}
+        let how = CarryOn { lease: LEASE, at_a_time: AT_A_TIME, look: LOOK };
+        let carry_on = |document| {
+            let (inner, shutdown) = (Arc::clone(self), shutdown.clone());
+            async move { inner.carry_on(document, &shutdown).await }
+        };
+        how.run(&self.redrives, &self.redrive_changed, shutdown, carry_on).await;
     }
 
     async fn carry_on(self: Arc<Self>, redrive: RedriveDocument, shutdown: &CancellationToken) {

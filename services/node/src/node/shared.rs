@@ -170,7 +170,7 @@ impl Shared {
 /// The types of which a process with these roles has to hear at once when another appends one.
 fn heard_by(roles: &Roles) -> Vec<EventType> {
     if roles.has(Role::Execution) {
-        return Catalog::get().topics().iter().map(|topic| topic.event_type).collect();
+        return Catalog::get().event_types().collect();
     }
     let mut types = Vec::new();
     if roles.has(Role::Saga) {

@@ -115,7 +115,7 @@ impl DeadLetter {
         now: SystemTime,
     ) -> Self {
         let event = delivery.event().ok();
-        let topic = Catalog::get().topic(delivery.event_type).map_or("", |topic| topic.name.as_str());
+        let topic = Catalog::get().name(delivery.event_type);
         let headers = delivery.headers();
         let event_id = event.as_ref().map(|event| event.event_id.clone()).unwrap_or_default();
         let errors = attempts.last().map(|attempt| attempt.errors.as_slice()).unwrap_or_default();
@@ -170,7 +170,7 @@ impl DeadLetter {
             Ok(event) if !event.event_id.is_empty() => Self::id_of(group, &event.event_id),
             // A record without an event has only its place.
             _ => {
-                let topic = Catalog::get().topic(delivery.event_type).map_or("", |topic| topic.name.as_str());
+                let topic = Catalog::get().name(delivery.event_type);
                 derived_id(&format!("{group}\n{topic}\n{}\n{}", delivery.partition, delivery.offset))
             }
         }

@@ -82,7 +82,7 @@ impl Record {
 }
 
 fn headers_of(event: &Event, event_type: EventType) -> Headers {
-    let topic = Catalog::get().topic(event_type).map_or("", |topic| topic.name.as_str());
+    let topic = Catalog::get().name(event_type);
     let time = event.occurred_at.as_ref().map(ToString::to_string).unwrap_or_default();
     let mut headers: Headers = vec![
         (header::CE_SPECVERSION.into(), Bytes::from_static(b"1.0")),

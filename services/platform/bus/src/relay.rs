@@ -78,7 +78,7 @@ impl Relay {
             shutdown.cancelled().await;
             return Ok(());
         }
-        let types: Vec<EventType> = Catalog::get().topics().iter().map(|topic| topic.event_type).collect();
+        let types: Vec<EventType> = Catalog::get().event_types().collect();
         // Before the first look: nothing that is appended in between goes unseen.
         let wake = self.store.live().wake_on(&types);
         let mut wait = BACKOFF.0;

@@ -80,6 +80,16 @@ impl Catalog {
         &self.topics
     }
 
+    /// All types, by their numbers.
+    pub fn event_types(&self) -> impl Iterator<Item = EventType> {
+        self.topics.iter().map(|topic| topic.event_type)
+    }
+
+    /// The name of a type's topic. Empty for `EVENT_TYPE_UNSPECIFIED`.
+    pub fn name(&self, event_type: EventType) -> &str {
+        self.topic(event_type).map_or("", |topic| topic.name.as_str())
+    }
+
     /// The topic of a type. `None` for `EVENT_TYPE_UNSPECIFIED`.
     pub fn topic(&self, event_type: EventType) -> Option<&TopicSpec> {
         self.topics

@@ -24,6 +24,7 @@ mod stack;
 pub mod status;
 mod tls;
 mod trace;
+mod watch;
 
 pub use access::{AccessPolicy, Caller, Secret, caller_of};
 pub use client::Credentials;
@@ -37,3 +38,4 @@ pub use stack::LocalChannel;
 pub use status::{Violation, execution_id};
 pub use tls::{ClientAuth, IdentityFiles, Tls, TlsError, TlsFiles};
 pub use trace::trace_of;
+pub use watch::Watch;

@@ -10,6 +10,7 @@
 //! needs a transaction over more than one aggregate or document.
 
 mod background;
+mod carry;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod cursor;
@@ -28,6 +29,7 @@ pub mod sqlite;
 
 pub use self::mongodb::MongoStore;
 pub use background::in_background;
+pub use carry::CarryOn;
 pub use cursor::{Cursor, InvalidCursor};
 pub use document::{
     Claim, Document, DocumentKind, DocumentStore, Documents, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite,

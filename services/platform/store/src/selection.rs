@@ -106,7 +106,7 @@ impl EventSelection {
         if only.is_empty() && without.is_empty() {
             return None;
         }
-        let all = Catalog::get().topics().iter().map(|topic| topic.event_type);
+        let all = Catalog::get().event_types();
         let is_left =
             |event_type: &EventType| (only.is_empty() || only.contains(event_type)) && !without.contains(event_type);
         Some(all.filter(is_left).collect())

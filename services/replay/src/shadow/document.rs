@@ -1,10 +1,10 @@
 //! What is kept of a comparison: one document.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use prost::Message as _;
 use runmesh_proto::replay::ShadowComparison;
 use runmesh_store::{Document, Index, IndexValue, StoreError, from_json, to_json};
 use serde::{Deserialize, Serialize};
+
+use crate::document::{from_text, to_text};
 
 /// By replay.
 pub(super) const BY_REPLAY: &str = "by_replay";
@@ -28,7 +28,7 @@ impl ComparisonDocument {
             id: Self::id_of(replay_id, execution_id),
             replay_id: replay_id.to_owned(),
             is_different: !comparison.differences.is_empty(),
-            comparison: BASE64_STANDARD.encode(comparison.encode_to_vec()),
+            comparison: to_text(comparison),
         }
     }
 
@@ -47,9 +47,7 @@ impl ComparisonDocument {
     /// # Errors
     /// [`StoreError::Corrupt`] when it can't be read.
     pub(super) fn comparison(&self) -> Result<ShadowComparison, StoreError> {
-        let corrupt = |error: String| StoreError::Corrupt(format!("the comparison {}: {error}", self.id));
-        let bytes = BASE64_STANDARD.decode(&self.comparison).map_err(|error| corrupt(error.to_string()))?;
-        ShadowComparison::decode(bytes.as_slice()).map_err(|error| corrupt(error.to_string()))
+        from_text(&self.comparison, &format!("the comparison {}", self.id))
     }
 }
 

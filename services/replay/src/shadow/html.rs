@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use runmesh_proto::replay::{OutputDifference, ShadowComparison, ShadowOutcome, ShadowSummary};
 
-use super::report::words;
+use super::report::{plain, words};
 
 /// The end of the page.
 pub(super) const TAIL: &str = "</tbody></table></body></html>\n";
@@ -67,12 +67,9 @@ pub(super) fn row(comparison: &ShadowComparison) -> String {
 
 fn outcome(outcome: Option<&ShadowOutcome>) -> String {
     let Some(outcome) = outcome else { return String::new() };
-    let mut words =
-        outcome.state().as_str_name().trim_start_matches("EXECUTION_STATE_").replace('_', " ").to_lowercase();
+    let mut words = plain(outcome.state().as_str_name(), "EXECUTION_STATE_");
     if outcome.error_type != 0 {
-        let name = outcome.error_type().as_str_name();
-        let _ =
-            write!(words, ": {}", name.trim_start_matches("EXECUTION_ERROR_TYPE_").replace('_', " ").to_lowercase());
+        let _ = write!(words, ": {}", plain(outcome.error_type().as_str_name(), "EXECUTION_ERROR_TYPE_"));
     }
     if let Some(code) = outcome.exit_code {
         let _ = write!(words, ", exit code {code}");

@@ -7,6 +7,8 @@ use runmesh_proto::{
 };
 use runmesh_store::{EventStore, StoreError, read_log};
 
+use crate::view::number;
+
 /// The greatest number of characters of a line that is shown.
 const LINE: usize = 200;
 
@@ -52,12 +54,12 @@ pub(crate) fn first_difference(original: &[u8], rerun: &[u8]) -> Option<OutputDi
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
     Some(OutputDifference {
-        common_bytes: number(common),
-        line: number(line),
+        common_bytes: number(common as u64),
+        line: number(line as u64),
         original_line: text(&original[start..]),
         rerun_line: text(&rerun[start..]),
-        original_bytes: number(original.len()),
-        rerun_bytes: number(rerun.len()),
+        original_bytes: number(original.len() as u64),
+        rerun_bytes: number(rerun.len() as u64),
     })
 }
 
@@ -66,10 +68,6 @@ fn text(rest: &[u8]) -> String {
     let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // A character has at most four bytes.
     String::from_utf8_lossy(&line[..line.len().min(LINE * 4)]).chars().take(LINE).collect()
-}
-
-fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

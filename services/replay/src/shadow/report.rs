@@ -232,5 +232,10 @@ impl Form {
 /// The name of a difference for people.
 pub(super) fn words(difference: i32) -> String {
     let name = Difference::try_from(difference).map_or("UNKNOWN", |difference| difference.as_str_name());
-    name.trim_start_matches("DIFFERENCE_").replace('_', " ").to_lowercase()
+    plain(name, "DIFFERENCE_")
+}
+
+/// The name of an enum's value for people, without what they all begin with.
+pub(super) fn plain(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).replace('_', " ").to_lowercase()
 }

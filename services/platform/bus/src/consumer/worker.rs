@@ -56,7 +56,7 @@ impl Worker {
                 self.deliver(&delivery).await
             };
             let group = self.group.name.as_str();
-            let topic = Catalog::get().topic(delivery.event_type).map_or("", |topic| topic.name.as_str());
+            let topic = Catalog::get().name(delivery.event_type);
             metrics::counter!("consumer_records_total", "group" => group, "topic" => topic, "outcome" => outcome.as_str())
                 .increment(1);
             metrics::histogram!("consumer_handle_seconds", "group" => group, "topic" => topic)

@@ -305,13 +305,13 @@ fn update(
         values.push(due);
     }
     for ((field, value), known) in fields.into_iter().zip(known) {
-        let new = to_sql(value.clone());
+        let new = to_sql(value);
         if new != known {
             sets.push_str(&format!(", f_{field} = ?"));
-            values.push(new);
             if counted.contains(&field) {
-                moved.push((field, from_sql(known), value));
+                moved.push((field, from_sql(known), from_sql(new.clone())));
             }
+            values.push(new);
         }
     }
     values.extend([id.into(), seen.into()]);

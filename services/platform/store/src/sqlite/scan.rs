@@ -86,7 +86,7 @@ mod tests {
     fn no_page_sorts_what_follows_it() {
         let connection = Connection::open_in_memory().unwrap();
         super::super::schema::prepare(&connection).unwrap();
-        let all: Vec<EventType> = Catalog::get().topics().iter().map(|topic| topic.event_type).collect();
+        let all: Vec<EventType> = Catalog::get().event_types().collect();
         let aggregate = Some(AggregateId::from("a"));
         let filters = [
             Filter::default(),
