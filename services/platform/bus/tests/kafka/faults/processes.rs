@@ -1,6 +1,7 @@
 //! Members in processes of their own, which are stopped and killed.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     path::Path,
@@ -221,18 +222,30 @@ async fn a_process_that_is_killed_goes_on_with_its_partitions() {
     course.progress(&["killed"], 100).await;
     let others = PROTOCOLS.map(|protocol| process(protocol, "other"));
     course.progress(&["other", "killed"], 200).await;
-    let keys = |name: &'static str| -> HashSet<String> {
+    let since = Cell::new(0);
+    let keys = |name| -> HashSet<String> {
         let all = course.journal.all();
-        let own = all.iter().rev().filter(|one| one.member == (GroupProtocol::Classic, name));
-        own.take(100).map(|one| one.key.clone()).collect()
+        let own = all.into_iter().skip(since.get()).filter(|one| one.member == (GroupProtocol::Classic, name));
+        own.map(|one| one.key).collect()
     };
+    let from_now = || since.set(course.journal.all().len());
+    until("each key has one member", async || {
+        let (killed, other) = (keys("killed"), keys("other"));
+        if !killed.is_disjoint(&other) {
+            from_now();
+        }
+        killed.is_disjoint(&other) && killed.len() + other.len() == KEYS
+    })
+    .await;
     let before = keys("killed");
 
     for mut process in killed {
         process.kill();
     }
+    from_now();
     let again = PROTOCOLS.map(|protocol| process(protocol, "killed"));
-    course.progress(&["killed"], 300).await;
+    until("it has all its keys again", async || keys("killed").is_superset(&before)).await;
+    course.progress(&["other"], 300).await;
     assert_eq!(keys("killed"), before);
     assert!(keys("other").is_disjoint(&before), "partitions moved");
     course.finish().await;
