@@ -36,12 +36,17 @@ pub(crate) async fn delete(service: &ExecutionService, request: DeleteExecutionR
             .map_err(|_| ExecutionError::NotEnded(id.to_string()))??;
     }
     // The log goes last: as long as it is there, the delete can be asked for again.
-    for erasure in service.erasures() {
-        erasure.erase(loaded.aggregate.as_str()).await?;
-    }
-    service.documents().delete(loaded.aggregate.as_str()).await?;
+    erase(service, loaded.aggregate.as_str()).await?;
     service.store().delete_aggregate(&loaded.aggregate).await?;
-    // The group may have written it again while the log was still there.
-    service.documents().delete(loaded.aggregate.as_str()).await?;
+    // A group, or a rebuild, may have written something again while the log was still there.
+    erase(service, loaded.aggregate.as_str()).await?;
     Ok(())
+}
+
+/// Removes what is kept of an execution beside its log.
+async fn erase(service: &ExecutionService, id: &str) -> Result<(), StoreError> {
+    for erasure in service.erasures() {
+        erasure.erase(id).await?;
+    }
+    service.summaries().delete(id).await
 }

@@ -1,9 +1,19 @@
 //! The document that lists are made from.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use runmesh_events::from_timestamp;
 use runmesh_proto::execution::Execution;
-use runmesh_store::{Document, Index, IndexValue, StoreError};
+use runmesh_store::{Document, DocumentStore, Index, IndexValue, ReadModel, StoreError};
+
+/// The collection beside that of [`Summary`], which is in use in turns with it.
+const OTHER: &str = "executions_2";
+
+/// The summaries of all executions.
+pub(crate) async fn open(documents: Arc<dyn DocumentStore>) -> Result<ReadModel<Summary>, StoreError> {
+    ReadModel::open(documents, OTHER).await
+}
 
 /// A summary of an execution: without script, files and standard input.
 #[derive(Debug, Clone, PartialEq)]

@@ -27,5 +27,5 @@ mod watch;
 
 pub use config::{ExecutionConfig, LimitsConfig};
 pub use delete::Erasure;
-pub use projection::{GROUP, SEES_REPLAYS, TOPICS, consumer_group};
+pub use projection::{GROUP, SEES_REPLAYS, TOPICS, consumer_group, read_model};
 pub use service::{Dependencies, ExecutionService, Runtimes, api_name, is_missing};

@@ -24,11 +24,12 @@ pub(crate) async fn list(
     let wanted = query.limit;
     let filters = filters(&request);
     query.after = page_token::decode(&request.page_token, &filters).ok_or_else(bad_token)?;
+    let documents = service.summaries().live().await?;
     let mut executions = Vec::new();
     let mut looked_at = 0;
     loop {
         query.limit = wanted - executions.len();
-        let page = service.documents().page(query.clone()).await.map_err(|error| match error {
+        let page = documents.page(query.clone()).await.map_err(|error| match error {
             // The only part of the query that comes from the client unchecked.
             StoreError::Invalid(_) if !request.page_token.is_empty() => bad_token(),
             error => error.into(),

@@ -1,14 +1,17 @@
 //! The group that keeps the documents of lists up to date.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
 use runmesh_events::{AggregateId, EventType, GroupName};
-use runmesh_store::{StoreError, read_log};
+use runmesh_store::{DocumentStore, Documents, EventStore, Placements, ReadModel, Rebuild, StoreError, read_log};
 
 use crate::{
-    document::Summary,
+    document::{self, Summary},
     service::ExecutionService,
     state::{ExecutionLog, TYPES},
 };
@@ -42,7 +45,7 @@ pub const SEES_REPLAYS: bool = true;
 /// The consumer group of the execution service.
 pub fn consumer_group(service: &ExecutionService) -> ConsumerGroup {
     let projection = Projection { service: service.clone(), seen: Mutex::default() };
-    ConsumerGroup { sees_replays: SEES_REPLAYS, ..ConsumerGroup::new(GROUP, &TOPICS, std::sync::Arc::new(projection)) }
+    ConsumerGroup { sees_replays: SEES_REPLAYS, ..ConsumerGroup::new(GROUP, &TOPICS, Arc::new(projection)) }
 }
 
 struct Projection {
@@ -73,8 +76,20 @@ impl Handler for Projection {
 
 /// Brings the document of an execution up to its log. Returns the sequence that it has taken into account.
 pub(crate) async fn project(service: &ExecutionService, execution_id: &str) -> Result<u64, StoreError> {
+    let mut sequence = u64::MAX;
+    for documents in service.summaries().written().await? {
+        sequence = sequence.min(project_into(documents, service.store(), execution_id).await?);
+    }
+    Ok(sequence)
+}
+
+async fn project_into(
+    documents: &Documents<Summary>,
+    store: &dyn EventStore,
+    execution_id: &str,
+) -> Result<u64, StoreError> {
     loop {
-        match try_project(service, execution_id).await {
+        match try_project(documents, store, execution_id).await {
             // The call that created it and the group write the same document; whoever is second looks again.
             Err(StoreError::RevisionMismatch { .. }) => {}
             other => return other,
@@ -82,23 +97,59 @@ pub(crate) async fn project(service: &ExecutionService, execution_id: &str) -> R
     }
 }
 
-async fn try_project(service: &ExecutionService, execution_id: &str) -> Result<u64, StoreError> {
-    let (events, head) = read_log(service.store(), &AggregateId::from(execution_id), &TYPES).await?;
+async fn try_project(
+    documents: &Documents<Summary>,
+    store: &dyn EventStore,
+    execution_id: &str,
+) -> Result<u64, StoreError> {
+    let aggregate = AggregateId::from(execution_id);
+    let (events, head) = read_log(store, &aggregate, &TYPES).await?;
     let log = ExecutionLog::of(events.iter().map(AsRef::as_ref));
     if !log.exists() {
         // It was deleted while its events were on the way.
-        service.documents().delete(execution_id).await?;
+        documents.delete(execution_id).await?;
         return Ok(head);
     }
     let summary = Summary(log.summary());
-    match service.documents().get(execution_id).await? {
-        None => service.documents().insert(&summary).await?,
+    match documents.get(execution_id).await? {
+        None => documents.insert(&summary).await?,
         Some(known) if known.document.0.last_sequence >= summary.0.last_sequence => known.revision,
-        Some(known) => service.documents().update(&summary, known.revision).await?,
+        Some(known) => documents.update(&summary, known.revision).await?,
     };
-    if service.store().head(&AggregateId::from(execution_id)).await? == 0 {
+    if store.head(&aggregate).await? == 0 {
         // It was deleted while this was written.
-        service.documents().delete(execution_id).await?;
+        documents.delete(execution_id).await?;
     }
     Ok(head)
+}
+
+/// The documents of lists, as what can be built anew from the log.
+///
+/// # Errors
+/// When the collections can't be made.
+pub async fn read_model(
+    store: Arc<dyn EventStore>,
+    documents: Arc<dyn DocumentStore>,
+) -> Result<impl Rebuild, StoreError> {
+    Ok(Rebuilt { store, summaries: document::open(documents).await? })
+}
+
+struct Rebuilt {
+    store: Arc<dyn EventStore>,
+    summaries: ReadModel<Summary>,
+}
+
+#[async_trait]
+impl Rebuild for Rebuilt {
+    fn event_types(&self) -> &'static [EventType] {
+        &TOPICS
+    }
+
+    fn placements(&self) -> &Placements {
+        self.summaries.placements()
+    }
+
+    async fn project(&self, aggregate_id: &str) -> Result<u64, StoreError> {
+        project_into(self.summaries.beside().await?, &*self.store, aggregate_id).await
+    }
 }

@@ -15,13 +15,13 @@ use runmesh_proto::execution::{
     execution_service_server::{self, ExecutionServiceServer},
 };
 use runmesh_rpc::{MAX_REQUEST_BYTES, caller_of, trace_of};
-use runmesh_store::{DocumentStore, Documents, EventStore, StoreError, read_log};
+use runmesh_store::{DocumentStore, EventStore, ReadModel, StoreError, read_log};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
     Erasure, ExecutionConfig, cancel, cases, create, delete,
-    document::Summary,
+    document::{self, Summary},
     error::ExecutionError,
     examples, list,
     state::{ExecutionLog, TYPES},
@@ -70,17 +70,17 @@ pub struct ExecutionService {
 struct Inner {
     config: ExecutionConfig,
     dependencies: Dependencies,
-    documents: Documents<Summary>,
+    summaries: ReadModel<Summary>,
 }
 
 impl ExecutionService {
     /// The service with these settings over these stores.
     ///
     /// # Errors
-    /// When the collection of executions can't be made.
+    /// When the collections of executions can't be made.
     pub async fn build(config: ExecutionConfig, dependencies: Dependencies) -> Result<Self, StoreError> {
-        let documents = Documents::open(Arc::clone(&dependencies.documents)).await?;
-        Ok(Self { inner: Arc::new(Inner { config, dependencies, documents }) })
+        let summaries = document::open(Arc::clone(&dependencies.documents)).await?;
+        Ok(Self { inner: Arc::new(Inner { config, dependencies, summaries }) })
     }
 
     /// The service as a gRPC server takes it.
@@ -104,8 +104,8 @@ impl ExecutionService {
         Arc::clone(&self.inner.dependencies.store)
     }
 
-    pub(crate) fn documents(&self) -> &Documents<Summary> {
-        &self.inner.documents
+    pub(crate) fn summaries(&self) -> &ReadModel<Summary> {
+        &self.inner.summaries
     }
 
     pub(crate) fn erasures(&self) -> &[Arc<dyn Erasure>] {

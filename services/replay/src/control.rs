@@ -1,6 +1,6 @@
 //! What operators do with replays.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use prost::Message as _;
 use runmesh_events::from_timestamp;
@@ -61,8 +61,9 @@ pub(crate) async fn list(inner: &Inner, request: ListReplaysRequest) -> Result<L
 }
 
 impl Inner {
-    /// Checks what a plan needs of the mesh as it is. Returns where its source ends now.
-    pub(crate) async fn check(&self, plan: &Plan) -> Result<u64, ReplayError> {
+    /// Checks what a plan needs of the mesh as it is, and to go on as this replay if it is one. Returns where its source ends
+    /// now.
+    pub(crate) async fn check(&self, plan: &Plan, replay_id: Option<&str>) -> Result<u64, ReplayError> {
         if let TargetSpec::Group(name) = &plan.target {
             let field = "spec.group.group";
             let group = self.targets.group(name).await?;
@@ -73,6 +74,16 @@ impl Inner {
             }
             if !plan.event_types().iter().any(|event_type| group.topics.contains(event_type)) {
                 return Err(ReplayError::field(field, format!("group {name:?} reads none of these event types")));
+            }
+        }
+        if let Some(name) = plan.target.read_model() {
+            let field = "spec.projection.read_model";
+            if self.targets.read_model(name).is_none() {
+                let words = format!("there is no read model {name:?}; there are {}", self.targets.read_models());
+                return Err(ReplayError::field(field, words));
+            }
+            if let Some(replay_id) = replay_id {
+                self.check_free(name, field, replay_id).await?;
             }
         }
         if plan.target.reruns().is_some() && self.targets.executions.get().is_none() {
@@ -110,7 +121,7 @@ pub(crate) async fn create(inner: &Inner, request: CreateReplayRequest) -> Resul
     if let Some(known) = inner.replays.get(&id).await? {
         return repeated(&known.document, &request);
     }
-    inner.check(&plan).await?;
+    inner.check(&plan, None).await?;
     let document = ReplayDocument::new(id.clone(), &request, SystemTime::now());
     match inner.replays.insert(&document).await {
         Ok(_) => Ok(view::replay(&document)?),
@@ -135,7 +146,7 @@ fn refused(replay: &ReplayDocument, order: Order) -> ReplayError {
 }
 
 /// Gives an order to a replay: its id, who, and why.
-pub(crate) async fn order(inner: &Inner, order: Order, who: (&str, &str, &str)) -> Result<Replay, ReplayError> {
+pub(crate) async fn order(inner: &Arc<Inner>, order: Order, who: (&str, &str, &str)) -> Result<Replay, ReplayError> {
     let (id, actor, reason) = who;
     let violations = status::operator(actor, reason);
     if !violations.is_empty() {
@@ -147,7 +158,7 @@ pub(crate) async fn order(inner: &Inner, order: Order, who: (&str, &str, &str)) 
     if matches!(order, Order::Start | Order::Resume) {
         // The mesh may have changed since it was created.
         let plan = inner.plan_of(&replay)?;
-        end = Some(inner.check(&plan).await?);
+        end = Some(inner.check(&plan, Some(id)).await?);
     }
     let now = SystemTime::now();
     let changed = |known: Option<&ReplayDocument>| {
@@ -172,6 +183,9 @@ pub(crate) async fn order(inner: &Inner, order: Order, who: (&str, &str, &str)) 
     match inner.replays.change(id, changed).await? {
         Some(changed) => {
             inner.changed.notify_one();
+            if order == Order::Cancel {
+                inner.give_up_read_model(&changed).await?;
+            }
             Ok(view::replay(&changed)?)
         }
         // It has changed meanwhile.
@@ -180,7 +194,7 @@ pub(crate) async fn order(inner: &Inner, order: Order, who: (&str, &str, &str)) 
 }
 
 /// Removes a replay and its file.
-pub(crate) async fn delete(inner: &Inner, who: (&str, &str, &str)) -> Result<(), ReplayError> {
+pub(crate) async fn delete(inner: &Arc<Inner>, who: (&str, &str, &str)) -> Result<(), ReplayError> {
     let (id, actor, reason) = who;
     let violations = status::operator(actor, reason);
     if !violations.is_empty() {
@@ -194,7 +208,7 @@ pub(crate) async fn delete(inner: &Inner, who: (&str, &str, &str)) -> Result<(),
 }
 
 /// Removes what is not under way. One that was started or resumed in the meantime is left.
-async fn erase(inner: &Inner, id: &str) -> Result<bool, ReplayError> {
+async fn erase(inner: &Arc<Inner>, id: &str) -> Result<bool, ReplayError> {
     let Some(found) = inner.replays.get(id).await? else { return Ok(false) };
     if found.document.phase.after(Order::Delete).is_none() {
         return Ok(false);
@@ -203,6 +217,7 @@ async fn erase(inner: &Inner, id: &str) -> Result<bool, ReplayError> {
         Ok(removed) => {
             remove(&inner.targets.folder, id).await?;
             inner.forget_comparisons(id).await?;
+            inner.give_up_read_model(&found.document).await?;
             Ok(removed)
         }
         Err(StoreError::RevisionMismatch { .. }) => Ok(false),
@@ -211,7 +226,7 @@ async fn erase(inner: &Inner, id: &str) -> Result<bool, ReplayError> {
 }
 
 /// Removes the replays that ended before a time. Returns how many.
-pub(crate) async fn cleanup(inner: &Inner, request: CleanupReplaysRequest) -> Result<u64, ReplayError> {
+pub(crate) async fn cleanup(inner: &Arc<Inner>, request: CleanupReplaysRequest) -> Result<u64, ReplayError> {
     let CleanupReplaysRequest { ended_before, actor, reason } = request;
     let mut violations = status::operator(&actor, &reason);
     let before = match ended_before.as_ref().map(from_timestamp) {

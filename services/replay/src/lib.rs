@@ -2,9 +2,9 @@
 //!
 //! [`ReplayService`] takes orders and shows how replays go; [`ReplayService::run`] carries them on. A replay is a document with a
 //! lease and a checkpoint, so that it belongs to no process. It reads from a source (`source`), which has an end that is set
-//! when the replay starts, and sends to a target (`target`): the topics, one group, a file,
-//! or executions that are run again and compared (`shadow`). Neighbours: the store, which has the
-//! log, and the bus, which marks records and has groups skip what they do not take; the execution
+//! when the replay starts, and sends to a target (`target`): the topics, one group, a file, executions that are run again and
+//! compared (`shadow`), or a read model that is built anew (`read_models`). Neighbours: the store, which has the log and says
+//! how read models are swapped, and the bus, which marks records and has groups skip what they do not take; the execution
 //! service, by gRPC.
 //!
 //! Invariants: each event that is meant is sent at least once; what is behind the checkpoint alone may be sent twice; the
@@ -17,6 +17,7 @@ mod error;
 mod gaps;
 mod plan;
 mod preview;
+mod read_models;
 mod run;
 mod service;
 mod session;

@@ -114,6 +114,18 @@ impl Plan {
                 0
             }
         };
+        if target.as_ref().is_some_and(|target| target.read_model().is_some()) {
+            // One that lacks a part of the history would take the place of one that has all of it.
+            let words = "has to be absent: a read model is built from the whole log";
+            let set = [
+                ("filter", *filter != empty),
+                ("source_file", !spec.source_file.is_empty()),
+                ("options.max_events", max_events > 0),
+            ];
+            for (field, _) in set.into_iter().filter(|(_, is_set)| *is_set) {
+                wrong.field(field, words);
+            }
+        }
         match target {
             Some(target) if wrong.0.is_empty() => Ok(Self {
                 // An operator's order is heard between two batches, and runs may take long.

@@ -126,14 +126,16 @@ fn topic(event_type: EventType) -> String {
 /// What a replay of this spec would do.
 pub(crate) async fn preview(inner: &Inner, spec: Option<ReplaySpec>) -> Result<ReplayPreview, ReplayError> {
     let plan = Plan::parse(spec.as_ref(), &inner.settings.topics).map_err(ReplayError::Invalid)?;
-    let end = inner.check(&plan).await?;
+    let end = inner.check(&plan, None).await?;
     let only = match &plan.target {
         TargetSpec::Group(name) => inner.targets.group(name).await?,
         _ => None,
     };
+    let model = plan.target.read_model().and_then(|name| inner.targets.read_model(name));
     let reruns = plan.target.reruns().is_some();
     let to_send = |event_type| {
         only.as_ref().is_none_or(|group| group.topics.contains(&event_type))
+            && model.is_none_or(|model| model.event_types().contains(&event_type))
             && (!reruns || event_type == EventType::ExecutionRequested)
     };
     let range = Range { first: None, end };
@@ -194,7 +196,7 @@ async fn groups(inner: &Inner, plan: &Plan, seen: &Seen) -> Result<(Vec<ReplayGr
             // What goes to another topic is read by no group of the mesh.
             TargetSpec::Topics(map) => !map.contains_key(event_type),
             TargetSpec::Group(only) => only == name,
-            TargetSpec::File | TargetSpec::Rerun(_) | TargetSpec::Shadow(..) => false,
+            TargetSpec::File | TargetSpec::Rerun(_) | TargetSpec::Shadow(..) | TargetSpec::Projection(_) => false,
         };
         let read = seen.types.iter().filter(|(found, _)| group.topics.contains(found) && reached(found));
         let count: u64 = read.map(|(_, count)| count).sum();

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    document::{Progress, ReplayDocument},
+    document::{Progress, Range, ReplayDocument},
     gaps::Gaps,
     plan::Plan,
     service::Inner,
@@ -100,17 +100,21 @@ impl Inner {
             Ok(plan) => plan,
             Err(error) => return self.give_up(&replay.id, &carrier, &error.to_string()).await,
         };
-        let opened = match self.targets.open(&replay.id, &plan, replay.progress.target).await {
+        let opened = match self.while_renewing(&replay.id, &carrier, self.open_target(&replay, &plan)).await {
             Ok(opened) => opened,
             Err(error) if error.transient => return Err(error.into()),
             Err(error) => return self.give_up(&replay.id, &carrier, &error.to_string()).await,
         };
-        let Opened { target, resumes } = opened;
+        let Opened { target, resumes, begins_late } = opened;
+        let mut started = replay.started_at.unwrap_or(replay.created_at);
         if !resumes {
             replay.progress = Progress { ran: replay.progress.ran, ..Progress::default() };
             replay.failures.clear();
+            if begins_late {
+                replay.range = Range { first: None, end: self.sources.end(&plan).await? };
+                started = SystemTime::now();
+            }
         }
-        let started = replay.started_at.unwrap_or(replay.created_at);
         let source = match self.sources.open(&plan, replay.progress.place, replay.range, started).await {
             Ok(source) => source,
             Err(error) if error.is_transient() => return Err(error.into()),
@@ -118,6 +122,14 @@ impl Inner {
         };
         let mut carried = Carried::new(self, replay, plan, carrier, target, source);
         carried.run(shutdown).await
+    }
+
+    async fn open_target(&self, replay: &ReplayDocument, plan: &Plan) -> Result<Opened, SendError> {
+        if let Some(name) = plan.target.read_model().filter(|_| !plan.dry_run) {
+            let failed = |error: StoreError| SendError { transient: error.is_transient(), words: error.to_string() };
+            self.free(name).await.map_err(failed)?;
+        }
+        self.targets.open(&replay.id, plan, &replay.progress).await
     }
 }
 

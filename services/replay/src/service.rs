@@ -15,7 +15,7 @@ use runmesh_proto::{
         replay_service_server::{self, ReplayServiceServer},
     },
 };
-use runmesh_store::{DocumentStore, Documents, EventStore, StoreError};
+use runmesh_store::{DocumentStore, Documents, EventStore, Rebuild, StoreError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -53,6 +53,8 @@ pub struct Dependencies {
     pub bus: Arc<dyn Bus>,
     /// The groups of the whole mesh.
     pub groups: Arc<dyn GroupTable>,
+    /// The read models that can be built anew.
+    pub read_models: Vec<Arc<dyn Rebuild>>,
     /// Ends the service's streams.
     pub shutdown: CancellationToken,
 }
@@ -80,12 +82,13 @@ impl ReplayService {
     /// # Errors
     /// When its collection can't be made.
     pub async fn build(settings: Settings, dependencies: Dependencies) -> Result<Self, StoreError> {
-        let Dependencies { events, documents, bus, groups, shutdown } = dependencies;
+        let Dependencies { events, documents, bus, groups, read_models, shutdown } = dependencies;
         let replays = Documents::open(Arc::clone(&documents)).await?;
         let comparisons = Documents::open(documents).await?;
         let sources = Sources { events: Arc::clone(&events), folder: settings.folder.clone() };
         let (folder, executions) = (settings.folder.clone(), Arc::default());
-        let targets = Targets { bus, groups, folder, events, comparisons, executions };
+        let read_models = read_models.into();
+        let targets = Targets { bus, groups, folder, events, comparisons, executions, read_models };
         let inner = Inner { settings, replays, sources, targets, changed: Notify::new(), shutdown };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -3,6 +3,7 @@
 mod dry;
 mod file;
 mod group;
+mod projection;
 mod records;
 mod rerun;
 mod shadow;
@@ -18,7 +19,7 @@ use async_trait::async_trait;
 use runmesh_bus::{Bus, GroupTable, KnownGroup};
 use runmesh_events::{Event, EventType};
 use runmesh_proto::replay::replay_spec;
-use runmesh_store::{Documents, EventStore, StoreError};
+use runmesh_store::{Documents, EventStore, Rebuild, StoreError};
 
 use self::{
     dry::DryRun,
@@ -29,6 +30,7 @@ use self::{
     topics::TopicsTarget,
 };
 use crate::{
+    document::Progress,
     plan::{Plan, Wrong, parse_topic_map},
     shadow::{ComparisonDocument, Tolerance},
 };
@@ -52,6 +54,8 @@ pub(crate) enum TargetSpec {
     Rerun(RerunSpec),
     /// The same, each compared with the first one.
     Shadow(RerunSpec, Tolerance),
+    /// To a read model, which is built anew.
+    Projection(String),
 }
 
 impl TargetSpec {
@@ -59,7 +63,7 @@ impl TargetSpec {
     pub(crate) fn parse(target: Option<&replay_spec::Target>, topics: &[String], wrong: &mut Wrong) -> Option<Self> {
         match target {
             None => {
-                wrong.field("target", "is missing: topics, group, file, rerun or shadow");
+                wrong.field("target", "is missing: topics, group, file, rerun, shadow or projection");
                 None
             }
             Some(replay_spec::Target::Topics(target)) => {
@@ -71,6 +75,11 @@ impl TargetSpec {
             }
             Some(replay_spec::Target::Group(target)) => Some(Self::Group(target.group.clone())),
             Some(replay_spec::Target::File(_)) => Some(Self::File),
+            Some(replay_spec::Target::Projection(target)) if target.read_model.is_empty() => {
+                wrong.field("projection.read_model", "is missing");
+                None
+            }
+            Some(replay_spec::Target::Projection(target)) => Some(Self::Projection(target.read_model.clone())),
             Some(replay_spec::Target::Rerun(target)) => {
                 Some(Self::Rerun(RerunSpec::parse("rerun", target.options.as_ref(), wrong)))
             }
@@ -94,6 +103,7 @@ impl TargetSpec {
             Self::File => "file",
             Self::Rerun(_) => "rerun",
             Self::Shadow(..) => "shadow",
+            Self::Projection(_) => "projection",
         }
     }
 
@@ -101,6 +111,14 @@ impl TargetSpec {
     pub(crate) fn reruns(&self) -> Option<&RerunSpec> {
         match self {
             Self::Rerun(spec) | Self::Shadow(spec, _) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// The read model that is built, if one is.
+    pub(crate) fn read_model(&self) -> Option<&str> {
+        match self {
+            Self::Projection(name) => Some(name),
             _ => None,
         }
     }
@@ -158,6 +176,15 @@ pub(crate) struct Opened {
     pub(crate) target: Box<dyn Target>,
     /// Whether it goes on from the checkpoint. Otherwise all has to be sent from the beginning.
     pub(crate) resumes: bool,
+    /// Whether all that is recorded until it is opened has to be sent, rather than until the replay was started.
+    pub(crate) begins_late: bool,
+}
+
+impl Opened {
+    /// One that goes on.
+    fn going_on(target: impl Target + 'static) -> Self {
+        Self { target: Box::new(target), resumes: true, begins_late: false }
+    }
 }
 
 /// What targets stand on.
@@ -171,41 +198,35 @@ pub(crate) struct Targets {
     pub(crate) comparisons: Documents<ComparisonDocument>,
     /// The way to the execution service, once it is known.
     pub(crate) executions: Arc<OnceLock<Executions>>,
+    /// The read models that can be built anew.
+    pub(crate) read_models: Arc<[Arc<dyn Rebuild>]>,
 }
 
 impl Targets {
     /// The target of a replay, from where it was at a checkpoint on.
-    pub(crate) async fn open(&self, replay_id: &str, plan: &Plan, checkpoint: u64) -> Result<Opened, SendError> {
+    pub(crate) async fn open(&self, replay_id: &str, plan: &Plan, checkpoint: &Progress) -> Result<Opened, SendError> {
         if plan.dry_run {
-            return Ok(Opened { target: Box::new(DryRun), resumes: true });
+            return Ok(Opened::going_on(DryRun));
         }
         let records = Records::new(replay_id, plan.preserve_timestamps);
         Ok(match &plan.target {
             TargetSpec::Topics(map) => {
-                let target = TopicsTarget::new(self, records, map.clone(), plan.event_types());
-                Opened { target: Box::new(target), resumes: true }
+                Opened::going_on(TopicsTarget::new(self, records, map.clone(), plan.event_types()))
             }
-            TargetSpec::Group(name) => {
-                let target = group::open(self, name, records, &plan.event_types()).await?;
-                Opened { target: Box::new(target), resumes: true }
-            }
+            TargetSpec::Group(name) => Opened::going_on(group::open(self, name, records, &plan.event_types()).await?),
             TargetSpec::File => {
-                let (target, resumes) = FileTarget::open(&self.folder, replay_id, checkpoint).await?;
-                Opened { target: Box::new(target), resumes }
+                let (target, resumes) = FileTarget::open(&self.folder, replay_id, checkpoint.target).await?;
+                Opened { resumes, ..Opened::going_on(target) }
             }
-            TargetSpec::Rerun(spec) => {
-                Opened { target: Box::new(RerunTarget(self.reruns(replay_id, spec)?)), resumes: true }
-            }
-            TargetSpec::Shadow(spec, tolerance) => {
-                let target = ShadowTarget {
-                    reruns: self.reruns(replay_id, spec)?,
-                    replay_id: replay_id.to_owned(),
-                    tolerance: *tolerance,
-                    events: Arc::clone(&self.events),
-                    comparisons: self.comparisons.clone(),
-                };
-                Opened { target: Box::new(target), resumes: true }
-            }
+            TargetSpec::Rerun(spec) => Opened::going_on(RerunTarget(self.reruns(replay_id, spec)?)),
+            TargetSpec::Shadow(spec, tolerance) => Opened::going_on(ShadowTarget {
+                reruns: self.reruns(replay_id, spec)?,
+                replay_id: replay_id.to_owned(),
+                tolerance: *tolerance,
+                events: Arc::clone(&self.events),
+                comparisons: self.comparisons.clone(),
+            }),
+            TargetSpec::Projection(name) => self.open_projection(replay_id, name, checkpoint.place > 0).await?,
         })
     }
 

@@ -1,8 +1,18 @@
 //! The document of a result.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use runmesh_proto::result::Result as ExecutionResult;
-use runmesh_store::{Document, Index, IndexValue, StoreError};
+use runmesh_store::{Document, DocumentStore, Index, IndexValue, ReadModel, StoreError};
+
+/// The collection beside that of [`StoredResult`], which is in use in turns with it.
+const OTHER: &str = "results_2";
+
+/// All results.
+pub(crate) async fn open(documents: Arc<dyn DocumentStore>) -> Result<ReadModel<StoredResult>, StoreError> {
+    ReadModel::open(documents, OTHER).await
+}
 
 /// What an execution produced.
 #[derive(Debug, Clone, PartialEq)]

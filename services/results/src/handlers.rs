@@ -5,10 +5,17 @@ use std::{sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
 use runmesh_events::{AggregateId, EventType, GroupName, Payload, lifecycle, to_timestamp};
-use runmesh_proto::event::{ResultFailed, ResultStored, StorageType};
-use runmesh_store::{Documents, EventStore, Expected, StoreError};
+use runmesh_proto::{
+    event::{ResultFailed, ResultStored, StorageType},
+    result::Result as ExecutionResult,
+};
+use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Placements, ReadModel, Rebuild, StoreError};
 
-use crate::{assemble::assemble, document::StoredResult, service::ResultService};
+use crate::{
+    assemble::assemble,
+    document::{self, StoredResult},
+    service::ResultService,
+};
 
 /// The results service's group.
 pub const GROUP: GroupName = GroupName::new("result-processor");
@@ -27,7 +34,7 @@ pub fn consumer_group(service: &ResultService, store: Arc<dyn EventStore>) -> Co
 
 struct Processor {
     store: Arc<dyn EventStore>,
-    results: Documents<StoredResult>,
+    results: ReadModel<StoredResult>,
 }
 
 #[async_trait]
@@ -59,12 +66,60 @@ impl Handler for Processor {
 impl Processor {
     /// Stores the result, once. Returns its size in bytes.
     async fn keep(&self, aggregate: &AggregateId) -> Result<Option<i64>, StoreError> {
-        let Some(mut result) = assemble(self.store.as_ref(), aggregate).await? else { return Ok(None) };
+        let Some(result) = assemble(&*self.store, aggregate).await? else { return Ok(None) };
         let size = i64::try_from(result.stdout.len() + result.stderr.len()).unwrap_or(i64::MAX);
-        result.stored_at = Some(to_timestamp(SystemTime::now()));
-        match self.results.insert(&StoredResult(result)).await {
-            Ok(_) | Err(StoreError::RevisionMismatch { .. }) => Ok(Some(size)),
-            Err(error) => Err(error),
+        for documents in self.results.written().await? {
+            insert(documents, result.clone()).await?;
         }
+        Ok(Some(size))
+    }
+}
+
+/// Stores a result, unless there is one.
+async fn insert(documents: &Documents<StoredResult>, mut result: ExecutionResult) -> Result<(), StoreError> {
+    result.stored_at = Some(to_timestamp(SystemTime::now()));
+    match documents.insert(&StoredResult(result)).await {
+        Ok(_) | Err(StoreError::RevisionMismatch { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The results, as what can be built anew from the log.
+///
+/// # Errors
+/// When the collections can't be made.
+pub async fn read_model(
+    store: Arc<dyn EventStore>,
+    documents: Arc<dyn DocumentStore>,
+) -> Result<impl Rebuild, StoreError> {
+    Ok(Rebuilt { store, results: document::open(documents).await? })
+}
+
+struct Rebuilt {
+    store: Arc<dyn EventStore>,
+    results: ReadModel<StoredResult>,
+}
+
+#[async_trait]
+impl Rebuild for Rebuilt {
+    fn event_types(&self) -> &'static [EventType] {
+        &TOPICS
+    }
+
+    fn placements(&self) -> &Placements {
+        self.results.placements()
+    }
+
+    async fn project(&self, aggregate_id: &str) -> Result<u64, StoreError> {
+        let (documents, aggregate) = (self.results.beside().await?, AggregateId::from(aggregate_id));
+        let head = self.store.head(&aggregate).await?;
+        if let Some(result) = assemble(&*self.store, &aggregate).await? {
+            insert(documents, result).await?;
+        }
+        if self.store.head(&aggregate).await? == 0 {
+            // It was deleted while this was written.
+            documents.delete(aggregate_id).await?;
+        }
+        Ok(head)
     }
 }

@@ -8,5 +8,5 @@ mod document;
 mod handlers;
 mod service;
 
-pub use handlers::{GROUP, SEES_REPLAYS, TOPICS, consumer_group};
+pub use handlers::{GROUP, SEES_REPLAYS, TOPICS, consumer_group, read_model};
 pub use service::ResultService;

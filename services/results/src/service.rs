@@ -7,10 +7,10 @@ use runmesh_proto::result::{
     result_service_server::{self, ResultServiceServer},
 };
 use runmesh_rpc::status;
-use runmesh_store::{DocumentStore, Documents, EventStore, StoreError};
+use runmesh_store::{DocumentStore, EventStore, ReadModel, StoreError};
 use tonic::{Request, Response, Status};
 
-use crate::document::StoredResult;
+use crate::document::{self, StoredResult};
 
 /// How long a client should wait before it tries again what may succeed later.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
@@ -19,16 +19,16 @@ const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
 #[derive(Clone)]
 pub struct ResultService {
     store: Arc<dyn EventStore>,
-    results: Documents<StoredResult>,
+    results: ReadModel<StoredResult>,
 }
 
 impl ResultService {
     /// The service over these stores.
     ///
     /// # Errors
-    /// When the collection of results can't be made.
+    /// When the collections of results can't be made.
     pub async fn build(store: Arc<dyn EventStore>, documents: Arc<dyn DocumentStore>) -> Result<Self, StoreError> {
-        Ok(Self { store, results: Documents::open(documents).await? })
+        Ok(Self { store, results: document::open(documents).await? })
     }
 
     /// The service as a gRPC server takes it.
@@ -41,10 +41,10 @@ impl ResultService {
     /// # Errors
     /// When the store fails.
     pub async fn erase(&self, execution_id: &str) -> Result<(), StoreError> {
-        self.results.delete(execution_id).await.map(drop)
+        self.results.delete(execution_id).await
     }
 
-    pub(crate) fn results(&self) -> &Documents<StoredResult> {
+    pub(crate) fn results(&self) -> &ReadModel<StoredResult> {
         &self.results
     }
 }

@@ -81,13 +81,16 @@ pub struct TargetArgs {
     /// Run executions again, and compare what comes of it with what came of it first: see `runmesh replay diff`
     #[arg(long)]
     pub shadow: bool,
+    /// To this read model, `executions` or `results`, which is built anew beside the one in use and put in its place; with --all
+    #[arg(long, value_name = "READ MODEL")]
+    pub to_projection: Option<String>,
 }
 
 /// What is different when executions are run again.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RerunArgs {
     /// With --rerun and --shadow: a version of the language, such as 3.12
-    #[arg(long, value_name = "VERSION", conflicts_with_all = ["to_topics", "to_group", "to_file"])]
+    #[arg(long, value_name = "VERSION", conflicts_with_all = ["to_topics", "to_group", "to_file", "to_projection"])]
     pub language_version: Option<String>,
     /// Limits, in the stead of those that they had.
     #[command(flatten)]
@@ -107,7 +110,7 @@ pub struct RerunArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct HowArgs {
     /// With --to-topics: what belongs on one topic goes to another one, of the setting replay.topics; can be given again
-    #[arg(long = "map", value_name = "TOPIC=OTHER", conflicts_with_all = ["to_group", "to_file", "rerun", "shadow"], value_parser = Mapping::from_str)]
+    #[arg(long = "map", value_name = "TOPIC=OTHER", conflicts_with_all = ["to_group", "to_file", "rerun", "shadow", "to_projection"], value_parser = Mapping::from_str)]
     pub map: Vec<Mapping>,
     /// Keep the gaps between the events, so many times as fast as they were; 0 for no gaps
     #[arg(long, value_name = "TIMES", default_value_t = 0.0, hide_default_value = true, allow_negative_numbers = true)]

@@ -159,6 +159,10 @@ impl Parts<'_> {
             documents: self.documents(),
             bus: Arc::clone(self.bus),
             groups: Arc::new(Groups::open(self.documents()).await?),
+            read_models: vec![
+                Arc::new(runmesh_execution::read_model(self.events(), self.documents()).await?),
+                Arc::new(runmesh_results::read_model(self.events(), self.documents()).await?),
+            ],
             shutdown: self.intake.clone(),
         };
         ReplayService::build(self.config.replay.settings(self.data), dependencies).await

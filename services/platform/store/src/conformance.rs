@@ -10,6 +10,7 @@ pub mod documents;
 pub mod follows;
 pub mod leases;
 pub mod pages;
+pub mod read_models;
 pub mod reads;
 mod samples;
 
@@ -96,6 +97,10 @@ macro_rules! store_suite {
             documents::a_document_made_again_does_not_come_back_to_a_revision,
             documents::counts_follow_the_documents,
             documents::older_documents_are_given_the_fields_of_a_new_index,
+            documents::documents_are_removed_some_at_a_time,
+            read_models::a_read_model_is_built_beside_the_one_in_use,
+            read_models::a_rebuild_goes_on_after_a_crash,
+            read_models::of_two_rebuilds_one_waits_for_the_other,
             pages::pages_go_through_everything_once_in_order,
             pages::bounds_and_equal_prefixes_select,
             pages::a_page_goes_on_where_it_ended_though_documents_come_and_go,

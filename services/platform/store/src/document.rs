@@ -227,6 +227,8 @@ pub trait DocumentStore: Send + Sync + 'static {
     }
     /// Removes one document if it is at the expected revision (`None`: whatever its revision). Returns whether there was one.
     async fn delete(&self, collection: &'static str, id: &str, expected: Option<Revision>) -> Result<bool, StoreError>;
+    /// Removes at most `limit` documents, whichever. Returns how many; 0: there are none.
+    async fn delete_some(&self, collection: &'static str, limit: usize) -> Result<usize, StoreError>;
     /// Reads a page.
     async fn page(
         &self,
@@ -255,18 +257,19 @@ pub trait DocumentStore: Send + Sync + 'static {
 /// The documents of one kind.
 pub struct Documents<T> {
     store: Arc<dyn DocumentStore>,
+    collection: &'static str,
     kind: PhantomData<fn() -> T>,
 }
 
 impl<T> Clone for Documents<T> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), kind: PhantomData }
+        Self { store: Arc::clone(&self.store), collection: self.collection, kind: PhantomData }
     }
 }
 
 impl<T> std::fmt::Debug for Documents<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Documents").finish_non_exhaustive()
+        f.debug_struct("Documents").field("collection", &self.collection).finish_non_exhaustive()
     }
 }
 
@@ -276,8 +279,13 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// When the store can't make it.
     pub async fn open(store: Arc<dyn DocumentStore>) -> Result<Self, StoreError> {
-        store.ensure_collection(DocumentKind::of::<T>()).await?;
-        Ok(Self { store, kind: PhantomData })
+        Self::open_in(store, T::COLLECTION).await
+    }
+
+    /// The same in a collection of another name.
+    pub(crate) async fn open_in(store: Arc<dyn DocumentStore>, collection: &'static str) -> Result<Self, StoreError> {
+        store.ensure_collection(DocumentKind { collection, ..DocumentKind::of::<T>() }).await?;
+        Ok(Self { store, collection, kind: PhantomData })
     }
 
     /// One document by its id.
@@ -285,7 +293,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// When the store fails or holds what can't be read.
     pub async fn get(&self, id: &str) -> Result<Option<Versioned<T>>, StoreError> {
-        let raw = self.store.get(T::COLLECTION, id).await?;
+        let raw = self.store.get(self.collection, id).await?;
         raw.map(|raw| Ok(Versioned { document: T::decode(&raw.body)?, revision: raw.revision })).transpose()
     }
 
@@ -294,7 +302,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// [`StoreError::RevisionMismatch`] when there is one.
     pub async fn insert(&self, document: &T) -> Result<Revision, StoreError> {
-        self.store.put(T::COLLECTION, RawWrite::of(document), None).await
+        self.store.put(self.collection, RawWrite::of(document), None).await
     }
 
     /// Writes a document if it is at the revision that its writer saw.
@@ -302,13 +310,13 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// [`StoreError::RevisionMismatch`] when it is not.
     pub async fn update(&self, document: &T, seen: Revision) -> Result<Revision, StoreError> {
-        self.store.put(T::COLLECTION, RawWrite::of(document), Some(seen)).await
+        self.store.put(self.collection, RawWrite::of(document), Some(seen)).await
     }
 
     /// Writes many documents, each if it is at the revision that its writer saw. A result for each, in order.
     pub async fn update_many(&self, documents: &[(T, Revision)]) -> Vec<Result<Revision, StoreError>> {
         let writes = documents.iter().map(|(document, seen)| (RawWrite::of(document), Some(*seen))).collect();
-        self.store.put_many(T::COLLECTION, writes).await
+        self.store.put_many(self.collection, writes).await
     }
 
     /// Writes what `change` makes of a document, or of there being none; anew when others write it meanwhile. Returns what
@@ -330,7 +338,7 @@ impl<T: Document> Documents<T> {
                 Err(error) => return Err(error),
             }
         }
-        Err(StoreError::Unavailable(format!("{id} of {} is written by others again and again", T::COLLECTION)))
+        Err(StoreError::Unavailable(format!("{id} of {} is written by others again and again", self.collection)))
     }
 
     /// Removes a document, whatever its revision. Returns whether there was one.
@@ -338,7 +346,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// When the store fails.
     pub async fn delete(&self, id: &str) -> Result<bool, StoreError> {
-        self.store.delete(T::COLLECTION, id, None).await
+        self.store.delete(self.collection, id, None).await
     }
 
     /// Removes a document if it is at the revision that its remover saw. Returns whether there was one.
@@ -346,7 +354,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// [`StoreError::RevisionMismatch`] when it is at another.
     pub async fn delete_if(&self, id: &str, seen: Revision) -> Result<bool, StoreError> {
-        self.store.delete(T::COLLECTION, id, Some(seen)).await
+        self.store.delete(self.collection, id, Some(seen)).await
     }
 
     /// A page of documents.
@@ -354,7 +362,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// [`StoreError::Invalid`] when the query names no index of the collection or its `after` is not a page's.
     pub async fn page(&self, query: PageQuery) -> Result<Page<T>, StoreError> {
-        let page = self.store.page(T::COLLECTION, T::INDEXES, query).await?;
+        let page = self.store.page(self.collection, T::INDEXES, query).await?;
         let documents = page
             .documents
             .into_iter()
@@ -368,8 +376,12 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// When the store fails.
     pub async fn claim_due(&self, now: SystemTime, lease: Duration, limit: usize) -> Result<Vec<Claim<T>>, StoreError> {
-        let raw = self.store.claim_due(T::COLLECTION, now, now + lease, limit).await?;
+        let raw = self.store.claim_due(self.collection, now, now + lease, limit).await?;
         raw.into_iter().map(|raw| Ok(Claim { document: T::decode(&raw.body)?, token: raw.revision })).collect()
+    }
+
+    fn kind(&self) -> DocumentKind {
+        DocumentKind { collection: self.collection, ..DocumentKind::of::<T>() }
     }
 
     /// The number of documents for each value of the index's first field, by value.
@@ -377,7 +389,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// [`StoreError::Invalid`] when the collection has no such index.
     pub async fn count_by(&self, index: &'static str) -> Result<Vec<(IndexValue, u64)>, StoreError> {
-        self.store.count_by(DocumentKind::of::<T>(), index, None).await
+        self.store.count_by(self.kind(), index, None).await
     }
 
     /// The same for those values of the first field that are texts and begin with `prefix`.
@@ -385,6 +397,6 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// As [`Documents::count_by`].
     pub async fn count_prefix(&self, index: &'static str, prefix: &str) -> Result<Vec<(IndexValue, u64)>, StoreError> {
-        self.store.count_by(DocumentKind::of::<T>(), index, Some(prefix.to_owned())).await
+        self.store.count_by(self.kind(), index, Some(prefix.to_owned())).await
     }
 }

@@ -118,10 +118,14 @@ impl Carried<'_> {
         if !self.keep(|_| {}).await? {
             return Ok(());
         }
-        if phase == Phase::Completed
-            && let Err(error) = self.target.finish().await
-        {
-            (phase, note) = (Phase::Failed, error.to_string());
+        if phase == Phase::Completed {
+            let (id, carrier) = (self.replay.id.clone(), self.carrier.clone());
+            match self.inner.while_renewing(&id, &carrier, self.target.finish()).await {
+                Ok(()) => {}
+                // All was sent: who goes on has nothing to do but this.
+                Err(error) if error.transient => return Err(error.into()),
+                Err(error) => (phase, note) = (Phase::Failed, error.to_string()),
+            }
         }
         self.tell(|replay| {
             (replay.phase, replay.note) = (phase, note.clone());

@@ -74,6 +74,7 @@ impl Bench {
             documents: Arc::new(store.clone()),
             bus: Arc::new(EmbeddedBus::new(store)),
             groups: Arc::new(Vec::new()),
+            read_models: Vec::new(),
             shutdown: CancellationToken::new(),
         };
         let service = ReplayService::build(settings, dependencies).await.unwrap();

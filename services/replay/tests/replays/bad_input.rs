@@ -10,9 +10,9 @@ use runmesh_proto::{
     replay::{
         CancelReplayRequest, CleanupReplaysRequest, CreateReplayRequest, DeleteReplayRequest,
         ExportShadowReportRequest, FileTarget, GetReplayRequest, GetShadowReportRequest, GroupTarget,
-        ListReplaysRequest, PreviewReplayRequest, ReplayOptions, ReplaySpec, ReplayState, RerunOptions, ShadowTarget,
-        StartReplayRequest, TopicsTarget, WatchReplayRequest, replay_service_server::ReplayService as _,
-        replay_spec::Target,
+        ListReplaysRequest, PreviewReplayRequest, ProjectionTarget, ReplayOptions, ReplaySpec, ReplayState,
+        RerunOptions, ShadowTarget, StartReplayRequest, TopicsTarget, WatchReplayRequest,
+        replay_service_server::ReplayService as _, replay_spec::Target,
     },
 };
 use tonic::{Code, Request, Status};
@@ -51,6 +51,10 @@ async fn what_can_not_be_replayed_is_refused_and_nothing_is_kept() {
         ReplaySpec { target: Some(Target::Topics(TopicsTarget { topic_map })), ..to_file() }
     };
     let group = |name: &str| Some(Target::Group(GroupTarget { group: name.to_owned() }));
+    let projection = |name: &str, spec: ReplaySpec| {
+        let read_model = name.to_owned();
+        ReplaySpec { target: Some(Target::Projection(ProjectionTarget { read_model })), ..spec }
+    };
     let option = |options| ReplaySpec { options: Some(options), ..to_file() };
     for (spec, field) in [
         (ReplaySpec { all: false, ..to_file() }, "spec.filter"),
@@ -72,6 +76,15 @@ async fn what_can_not_be_replayed_is_refused_and_nothing_is_kept() {
             ReplaySpec { target: group(WILLING.as_str()), ..filtered(of_types(&[EventType::PodFailed]).unwrap()) },
             "spec.group.group",
         ),
+        (projection("", to_file()), "spec.projection.read_model"),
+        (projection("nothing", to_file()), "spec.projection.read_model"),
+        (projection("pods", ReplaySpec { all: false, ..to_file() }), "spec.filter"),
+        (projection("pods", filtered(of_types(&[EventType::PodFailed]).unwrap())), "spec.filter"),
+        (
+            projection("pods", ReplaySpec { all: false, source_file: "a.ndjson".into(), ..to_file() }),
+            "spec.source_file",
+        ),
+        (projection("pods", option(ReplayOptions { max_events: 5, ..Default::default() })), "spec.options.max_events"),
         (ReplaySpec { all: false, source_file: "../runmesh.db".into(), ..to_file() }, "spec.source_file"),
         (ReplaySpec { all: false, source_file: "gone.ndjson".into(), ..to_file() }, "spec.source_file"),
     ] {

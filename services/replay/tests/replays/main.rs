@@ -7,4 +7,5 @@ mod control;
 mod files;
 mod mesh;
 mod preview;
+mod projections;
 mod targets;

@@ -24,6 +24,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Status};
 
+use crate::projections::Pods;
+
 /// Takes replayed events of both topics.
 pub(crate) const WILLING: GroupName = GroupName::new("willing");
 /// Takes replayed events of [`TOPIC`], and has outside effects.
@@ -95,6 +97,7 @@ impl Mesh {
             documents: Arc::new(store.clone()),
             bus: Arc::clone(&bus),
             groups: Arc::new(groups),
+            read_models: vec![Arc::new(Pods::open(&store).await)],
             shutdown: stop.clone(),
         };
         let settings =

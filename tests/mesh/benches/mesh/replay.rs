@@ -84,6 +84,7 @@ impl Place {
             documents: Arc::new(self.store.clone()),
             bus,
             groups: Arc::new(Vec::<KnownGroup>::new()),
+            read_models: Vec::new(),
             shutdown: stop.clone(),
         };
         let settings = Settings { folder: self.folder.path().join("replays"), topics: Vec::new(), at_a_time: 1 };

@@ -3,7 +3,7 @@
 use tonic::Status;
 
 /// The flags, or the arguments, behind the fields of the requests.
-const FLAGS: [(&str, &str); 29] = [
+const FLAGS: [(&str, &str); 50] = [
     ("spec.filter", "the filter's flags"),
     ("spec.filter.event_types", "--type"),
     ("spec.filter.exclude_event_types", "--not-type"),
@@ -20,6 +20,27 @@ const FLAGS: [(&str, &str); 29] = [
     ("spec.source_file", "--from-file"),
     ("spec.topics.topic_map", "--map"),
     ("spec.group.group", "--to-group"),
+    ("spec.projection.read_model", "--to-projection"),
+    ("spec.rerun.options.parallel", "--parallel"),
+    ("spec.rerun.options.limits.wall_time", "--timeout"),
+    ("spec.rerun.options.limits.cpu_time", "--cpu-time"),
+    ("spec.rerun.options.limits.cpu_millis", "--cpus"),
+    ("spec.rerun.options.limits.memory_bytes", "--memory"),
+    ("spec.rerun.options.limits.processes", "--processes"),
+    ("spec.rerun.options.limits.disk_bytes", "--disk"),
+    ("spec.rerun.options.limits.file_bytes", "--file-size"),
+    ("spec.rerun.options.limits.output_bytes", "--output-size"),
+    ("spec.shadow.options.parallel", "--parallel"),
+    ("spec.shadow.options.limits.wall_time", "--timeout"),
+    ("spec.shadow.options.limits.cpu_time", "--cpu-time"),
+    ("spec.shadow.options.limits.cpu_millis", "--cpus"),
+    ("spec.shadow.options.limits.memory_bytes", "--memory"),
+    ("spec.shadow.options.limits.processes", "--processes"),
+    ("spec.shadow.options.limits.disk_bytes", "--disk"),
+    ("spec.shadow.options.limits.file_bytes", "--file-size"),
+    ("spec.shadow.options.limits.output_bytes", "--output-size"),
+    ("spec.shadow.slower", "--slower"),
+    ("spec.shadow.larger", "--larger"),
     ("spec.options.speed", "--speed"),
     ("spec.options.rate", "--rate"),
     ("spec.options.batch_size", "--batch-size"),

@@ -6,8 +6,8 @@ use runmesh_proto::{
     event::EventFilter,
     execution::Limits,
     replay::{
-        FileTarget, GroupTarget, ReplayOptions, ReplaySpec, RerunOptions, RerunTarget, ShadowTarget, TopicsTarget,
-        replay_spec::Target,
+        FileTarget, GroupTarget, ProjectionTarget, ReplayOptions, ReplaySpec, RerunOptions, RerunTarget, ShadowTarget,
+        TopicsTarget, replay_spec::Target,
     },
 };
 
@@ -30,6 +30,7 @@ pub(super) fn spec(args: SpecArgs, now: SystemTime) -> ReplaySpec {
             let (slower, larger) = (rerun.slower, rerun.larger);
             Some(Target::Shadow(ShadowTarget { options: Some(reruns(rerun)), slower, larger }))
         }
+        TargetArgs { to_projection: Some(read_model), .. } => Some(Target::Projection(ProjectionTarget { read_model })),
         TargetArgs { .. } => None,
     };
     let (all, source_file) = (which.all, which.from_file.clone().unwrap_or_default());
@@ -64,6 +65,7 @@ pub(super) fn target(spec: Option<&ReplaySpec>) -> String {
         Some(Target::File(_)) => "file".to_owned(),
         Some(Target::Rerun(_)) => "rerun".to_owned(),
         Some(Target::Shadow(_)) => "shadow".to_owned(),
+        Some(Target::Projection(target)) => format!("projection {}", target.read_model),
         None => String::new(),
     }
 }
@@ -142,6 +144,8 @@ mod tests {
         let limits = Some(Limits { memory_bytes: 1 << 20, ..Default::default() });
         let options = Some(RerunOptions { language_version: "3.12".into(), limits, parallel: 3 });
         assert_eq!(shadow.target, Some(Target::Shadow(ShadowTarget { options, slower: 2.0, larger: 1.5 })));
+        let projection = parse(&["--all", "--to-projection", "results"]).unwrap();
+        assert_eq!(target(Some(&projection)), "projection results");
         let rerun = parse(&["--all", "--rerun"]).unwrap();
         assert_eq!(rerun.target, Some(Target::Rerun(RerunTarget { options: Some(RerunOptions::default()) })));
     }

@@ -74,6 +74,10 @@ impl DocumentStore for FailingDocuments {
         self.inner.delete(collection, id, expected).await
     }
 
+    async fn delete_some(&self, collection: &'static str, limit: usize) -> Result<usize, StoreError> {
+        self.inner.delete_some(collection, limit).await
+    }
+
     async fn page(
         &self,
         collection: &'static str,

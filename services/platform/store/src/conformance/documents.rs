@@ -178,3 +178,20 @@ pub async fn a_document_made_again_does_not_come_back_to_a_revision<H: Harness>(
         assert!(jobs.delete_if("1", newest).await.unwrap());
     }
 }
+
+/// Documents that are removed some at a time are gone, and are counted no more.
+pub async fn documents_are_removed_some_at_a_time<H: Harness>() {
+    let harness = H::new().await;
+    let jobs = jobs(&harness).await;
+    for number in 0..25 {
+        jobs.insert(&Job::new(number, "ann", 1)).await.unwrap();
+    }
+    let store = harness.documents();
+    let mut removed = Vec::new();
+    while let some @ 1.. = store.delete_some("conformance_jobs", 10).await.unwrap() {
+        removed.push(some);
+    }
+    assert_eq!(removed, [10, 10, 5]);
+    assert_eq!(jobs.count_by("by_owner").await.unwrap(), []);
+    assert!(jobs.get("7").await.unwrap().is_none());
+}

@@ -139,6 +139,19 @@ impl DocumentStore for MongoStore {
         Ok(may_be_done)
     }
 
+    async fn delete_some(&self, collection: &'static str, limit: usize) -> Result<usize, StoreError> {
+        let documents = self.inner.database.collection::<Document>(collection);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found: Vec<Document> = repeat(self.inner.timeout, || async {
+            documents.find(doc! {}).projection(doc! { "_id": 1 }).limit(limit).await?.try_collect().await
+        })
+        .await?;
+        let ids: Vec<Bson> = found.into_iter().filter_map(|mut found| found.remove("_id")).collect();
+        let these = doc! { "_id": { "$in": &ids } };
+        repeat(self.inner.timeout, || documents.delete_many(these.clone())).await?;
+        Ok(ids.len())
+    }
+
     async fn page(
         &self,
         collection: &'static str,

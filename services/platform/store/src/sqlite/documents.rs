@@ -84,6 +84,31 @@ impl DocumentStore for SqliteStore {
             .await
     }
 
+    async fn delete_some(&self, collection: &'static str, limit: usize) -> Result<usize, StoreError> {
+        let counted = self.inner.counted.of(collection);
+        self.inner
+            .writer
+            .run(move |connection, effects| {
+                let names: String = counted.iter().map(|field| format!(", f_{field}")).collect();
+                let sql = format!(
+                    "DELETE FROM doc_{collection} WHERE rowid IN (SELECT rowid FROM doc_{collection} LIMIT ?1)
+                     RETURNING id{names}"
+                );
+                let mut statement = connection.prepare_cached(&sql).map_err(backend)?;
+                let mut rows = statement.query([length(limit)]).map_err(backend)?;
+                let mut removed = 0;
+                while let Some(row) = rows.next().map_err(backend)? {
+                    removed += 1;
+                    for (column, field) in counted.iter().enumerate() {
+                        let value = from_sql(row.get(column + 1).map_err(backend)?);
+                        effects.tallies.add(collection, field, value, -1);
+                    }
+                }
+                Ok(removed)
+            })
+            .await
+    }
+
     async fn page(
         &self,
         collection: &'static str,
