@@ -5,6 +5,7 @@ mod cases;
 mod command_line;
 mod dead_letters;
 mod disk;
+mod projections;
 mod replays;
 mod restart;
 mod shadows;
