@@ -2,7 +2,7 @@
 
 mod process;
 
-use std::{collections::HashMap, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
@@ -17,16 +17,21 @@ use super::{
 };
 use crate::{Config, Environment, Role, cli::HostArgs, store};
 
-/// The processes: how many of each role. The gateway comes last: it needs the addresses of the others.
-const PROCESSES: [(Role, usize); 8] = [
-    (Role::Execution, 2),
-    (Role::Results, 1),
-    (Role::EventLog, 1),
-    (Role::Saga, 2),
-    (Role::Scheduler, 2),
-    (Role::Runner, 2),
-    (Role::Relay, 2),
-    (Role::Gateway, 1),
+/// The processes: how many of each role. Those of a stage are started when those before are ready, since they need their
+/// addresses.
+const STAGES: [&[(Role, usize)]; 3] = [
+    &[
+        (Role::Execution, 2),
+        (Role::Results, 1),
+        (Role::EventLog, 1),
+        (Role::Saga, 2),
+        (Role::Scheduler, 2),
+        (Role::Dlq, 1),
+        (Role::Runner, 2),
+        (Role::Relay, 2),
+    ],
+    &[(Role::Replay, 1)],
+    &[(Role::Gateway, 1)],
 ];
 
 /// What `cargo xtask servers up --json` prints.
@@ -81,40 +86,28 @@ async fn start(
     let backends = backends(config).await?;
     let program = std::env::current_exe().context("can't tell where this program is")?;
     let data = if config.data.as_os_str().is_empty() { environment.data_folder() } else { config.data.clone() };
-    let mut plans = Vec::new();
-    for (role, count) in PROCESSES {
-        for number in 1..=count {
+    let mut processes: Vec<(Role, Process)> = Vec::new();
+    for stage in STAGES {
+        let mut plans = Vec::new();
+        for (role, number) in stage.iter().flat_map(|(role, count)| (1..=*count).map(|number| (*role, number))) {
             let name = format!("{role}-{number}");
-            let variables = vec![
+            let mut variables = addresses(&processes);
+            variables.extend([
                 ("RUNMESH_STORE__URI".to_owned(), backends.store.clone()),
                 ("RUNMESH_BUS__URI".to_owned(), backends.bus.clone()),
                 ("RUNMESH_NODE".to_owned(), name.clone()),
                 ("RUNMESH_DATA".to_owned(), data.join("real").join(&name).display().to_string()),
-            ];
+            ]);
+            if role == Role::Gateway {
+                // With the flag in it, if there is one.
+                variables.push((HTTP_LISTEN.to_owned(), config.http.listen.to_string()));
+            }
             let arguments = arguments(args, role);
             plans.push((role, Plan { name, program: program.clone(), arguments, variables }));
         }
-    }
-    let (gateway, services): (Vec<_>, Vec<_>) = plans.into_iter().partition(|(role, _)| *role == Role::Gateway);
-    // All at once: each takes a moment to join its groups.
-    let services = futures::future::try_join_all(
-        services.into_iter().map(async |(role, plan)| anyhow::Ok((role, Process::start(plan).await?))),
-    )
-    .await?;
-    let mut addresses: HashMap<Role, Vec<String>> = HashMap::new();
-    for (role, process) in &services {
-        addresses.entry(*role).or_default().push(process.grpc().to_owned());
-    }
-    let mut processes: Vec<(Role, Process)> = services;
-    for (role, mut plan) in gateway {
-        for service in [Role::Execution, Role::Results, Role::EventLog] {
-            let of_service = addresses.get(&service).map(|all| all.join(",")).unwrap_or_default();
-            let setting = format!("RUNMESH_SERVICES__{}", service.as_str().replace('-', "_").to_uppercase());
-            plan.variables.push((setting, of_service));
-        }
-        // With the flag in it, if there is one.
-        plan.variables.push((HTTP_LISTEN.to_owned(), config.http.listen.to_string()));
-        processes.push((role, Process::start(plan).await?));
+        // All at once: each takes a moment to join its groups.
+        let start = plans.into_iter().map(async |(role, plan)| anyhow::Ok((role, Process::start(plan).await?)));
+        processes.extend(futures::future::try_join_all(start).await?);
     }
     announce(args.json, &backends, &processes)?;
     let as_json = args.json;
@@ -131,6 +124,16 @@ async fn start(
         supervisors.spawn(process.supervise(Arc::clone(&restarted), ended.clone()));
     }
     Ok(())
+}
+
+/// The settings that say where the services of these processes are.
+fn addresses(processes: &[(Role, Process)]) -> Vec<(String, String)> {
+    let mut addresses: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (role, process) in processes.iter().filter(|(role, _)| !role.services().is_empty()) {
+        addresses.entry(role.setting()).or_default().push(process.grpc());
+    }
+    let setting = |role: String| format!("RUNMESH_SERVICES__{}", role.to_uppercase());
+    addresses.into_iter().map(|(role, of_role)| (setting(role), of_role.join(","))).collect()
 }
 
 fn arguments(args: &HostArgs, role: Role) -> Vec<String> {

@@ -8,4 +8,5 @@ mod bed;
 mod network;
 mod placement;
 mod processes;
+mod projections;
 mod servers;
