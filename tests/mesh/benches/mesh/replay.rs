@@ -8,12 +8,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use runmesh_bus::{Bus, EmbeddedBus, KafkaBus, KafkaConfig, KnownGroup, Record};
-use runmesh_events::{AggregateId, Catalog, ExecutionId, NewEvent, TraceParent};
+use runmesh_events::{AggregateId, Catalog, ExecutionId, NewEvent, Payload, TraceParent};
 use runmesh_proto::{
-    event::ExecutionRunning,
+    event::{ExecutionCompleted, ExecutionRequested, ExecutionRunning},
     replay::{
-        CreateReplayRequest, FileTarget, GetReplayRequest, ReplayOptions, ReplaySpec, ReplayState, StartReplayRequest,
-        TopicsTarget, replay_service_server::ReplayService as _, replay_spec::Target,
+        CreateReplayRequest, FileTarget, GetReplayRequest, ProjectionTarget, ReplayOptions, ReplaySpec, ReplayState,
+        StartReplayRequest, TopicsTarget, replay_service_server::ReplayService as _, replay_spec::Target,
     },
 };
 use runmesh_replay::{Dependencies, ReplayService, Settings};
@@ -28,19 +28,24 @@ use crate::per_second;
 
 const EVENTS: usize = 1_000_000;
 /// How many events one log has.
-const LOG: usize = 100;
+const LOG: usize = 10;
 /// How many records are published together without a replay, which is what a replay does by default.
 const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_secs(600);
 
-fn event(aggregate: &AggregateId) -> NewEvent {
-    let payload = ExecutionRunning {
-        execution_id: aggregate.to_string(),
+/// The events of an execution: its request, what it is running on, and its end.
+fn events(aggregate: &AggregateId) -> Vec<NewEvent> {
+    let execution_id = aggregate.to_string();
+    let running = ExecutionRunning {
+        execution_id: execution_id.clone(),
         pod_name: "bench".to_owned(),
         progress_percentage: Some(50),
         case_result: None,
     };
-    NewEvent::root("bench", "", &TraceParent::new_root(), payload)
+    let request = ExecutionRequested { execution_id: execution_id.clone(), ..Default::default() };
+    let end = ExecutionCompleted { execution_id, ..Default::default() };
+    let payloads = [Payload::from(request)].into_iter().chain(vec![running.into(); LOG - 2]).chain([end.into()]);
+    payloads.map(|payload| NewEvent::root("bench", "", &TraceParent::new_root(), payload)).collect()
 }
 
 /// This process's memory, in MiB.
@@ -70,8 +75,7 @@ impl Place {
         let since = Instant::now();
         for _ in 0..EVENTS / LOG {
             let aggregate = ExecutionId::new().aggregate();
-            let events = (0..LOG).map(|_| event(&aggregate)).collect();
-            store.append(&aggregate, Expected::Any, events).await?;
+            store.append(&aggregate, Expected::Any, events(&aggregate)).await?;
         }
         println!("  {EVENTS} events, appended in {:.0} s", since.elapsed().as_secs_f64());
         Ok(Self { folder, store })
@@ -84,7 +88,9 @@ impl Place {
             documents: Arc::new(self.store.clone()),
             bus,
             groups: Arc::new(Vec::<KnownGroup>::new()),
-            read_models: Vec::new(),
+            read_models: vec![Arc::new(
+                runmesh_execution::read_model(Arc::new(self.store.clone()), Arc::new(self.store.clone())).await?,
+            )],
             shutdown: stop.clone(),
         };
         let settings = Settings { folder: self.folder.path().join("replays"), topics: Vec::new(), at_a_time: 1 };
@@ -144,8 +150,8 @@ impl Running {
             let now = memory()?;
             range = (range.0.min(now), range.1.max(now));
             if replay.state() == ReplayState::Completed {
-                let sent = replay.progress.context("progress")?.sent;
-                ensure!(sent == i64::try_from(EVENTS)?, "{sent} of {EVENTS}");
+                let progress = replay.progress.context("progress")?;
+                ensure!(progress.sent + progress.skipped == i64::try_from(EVENTS)?, "{progress:?} of {EVENTS}");
                 return Ok((since.elapsed(), range));
             }
             ensure!(since.elapsed() < PATIENCE && replay.state() == ReplayState::Running, "{replay:?}");
@@ -177,6 +183,8 @@ pub(crate) async fn rates() -> anyhow::Result<()> {
     let alone = place.scan().await?;
     print("a dry run", running.replay(topics(), true).await?, Some((alone, EVENTS)));
     print("to a file", running.replay(Target::File(FileTarget {}), false).await?, None);
+    let model = ProjectionTarget { read_model: "executions".to_owned() };
+    print("to a read model", running.replay(Target::Projection(model), false).await?, None);
     // A store's replays are carried on by whoever is there.
     running.end().await;
     let kafka = Kafka::start(&KafkaOptions::default())?;
