@@ -1,6 +1,5 @@
 //! The events that tell what becomes of dead letters.
 
-use futures::future::try_join_all;
 use prost::Message;
 use runmesh_bus::{DeadLetter, LetterState};
 use runmesh_events::{AggregateId, Event, EventId, NewEvent, TraceParent, json, to_timestamp};
@@ -66,7 +65,7 @@ pub(crate) async fn failure(store: &dyn EventStore, letter: &DeadLetter) -> Resu
 
 /// Tells that letters are delivered again.
 pub(crate) async fn retries(store: &dyn EventStore, letters: &[&DeadLetter], by: By<'_>) -> Result<(), StoreError> {
-    let tell = letters.iter().map(|letter| {
+    let retried = letters.iter().map(|letter| {
         let retried = DlqMessageRetried {
             dlq_event_id: letter.id.clone(),
             original_topic: letter.topic.clone(),
@@ -79,9 +78,9 @@ pub(crate) async fn retries(store: &dyn EventStore, letters: &[&DeadLetter], by:
             redrive_id: letter.redrive.as_ref().map(|mark| mark.id.clone()).unwrap_or_default(),
             edited: letter.edit.is_some(),
         };
-        append(store, letter, vec![event(letter, "retried", letter.retries, retried)])
+        (log_of(letter), vec![event(letter, "retried", letter.retries, retried)])
     });
-    try_join_all(tell).await.map(drop)
+    store.append_each(retried.collect()).await.into_iter().try_for_each(|told| told.map(drop))
 }
 
 /// Tells what an operator did. The request is what they asked for.
@@ -118,8 +117,13 @@ fn event(letter: &DeadLetter, kind: &str, number: u32, payload: impl Into<Payloa
     }
 }
 
+/// The log of what becomes of a letter.
+fn log_of(letter: &DeadLetter) -> AggregateId {
+    AggregateId::from(letter.id.as_str())
+}
+
 async fn append(store: &dyn EventStore, letter: &DeadLetter, events: Vec<NewEvent>) -> Result<(), StoreError> {
-    let log = AggregateId::from(letter.id.as_str());
+    let log = log_of(letter);
     for event in events {
         store.append(&log, Expected::Any, vec![event]).await?;
     }

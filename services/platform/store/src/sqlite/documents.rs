@@ -39,6 +39,23 @@ impl DocumentStore for SqliteStore {
         })
     }
 
+    async fn get_many(
+        &self,
+        collection: &'static str,
+        ids: Vec<String>,
+    ) -> Result<Vec<Option<RawDocument>>, StoreError> {
+        self.inner
+            .readers
+            .run_long(move |connection| {
+                // In one transaction: otherwise each read would look for the pages of the one before anew.
+                let transaction = connection.unchecked_transaction().map_err(backend)?;
+                let sql = format!("SELECT id, revision, body FROM doc_{collection} WHERE id = ?1");
+                let mut statement = transaction.prepare_cached(&sql).map_err(backend)?;
+                ids.iter().map(|id| statement.query_row([id], raw).optional().map_err(backend)).collect()
+            })
+            .await
+    }
+
     async fn put(
         &self,
         collection: &'static str,
