@@ -44,16 +44,6 @@ pub(crate) struct Marked {
     results: Vec<Result<(), Refusal>>,
 }
 
-impl Marked {
-    /// Why one of them was not marked though it might have been.
-    pub(crate) fn failure(&self) -> Option<&str> {
-        self.results.iter().find_map(|result| match result {
-            Err(Refusal::Failed(why)) => Some(why.as_str()),
-            Ok(()) | Err(Refusal::Changed) => None,
-        })
-    }
-}
-
 impl Inner {
     /// Delivers letters again that were just read. A result for each, in order.
     pub(crate) async fn deliver(

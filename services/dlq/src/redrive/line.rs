@@ -1,10 +1,17 @@
-//! The letters of a redrive that are on their way to the bus: while some are told and published, the next ones are marked,
-//! and those behind them are read. Each batch is told and published after the one before it.
+//! The letters of a redrive that are on their way to the bus: while some are told and published, the next ones are read and
+//! marked. Each batch is told and published after the one before it.
 
-use std::time::SystemTime;
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use runmesh_bus::DeadLetter;
-use runmesh_store::{StoreError, Versioned};
+use runmesh_store::{StoreError, in_background};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::timeout,
+};
 
 use super::document::{Progress, RedriveDocument};
 use crate::{
@@ -14,6 +21,9 @@ use crate::{
     tell::By,
     view,
 };
+
+/// How many batches may be in the line.
+const BATCHES: usize = 4;
 
 /// Where the letters after some others begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +38,9 @@ impl Place {
     }
 }
 
-/// Letters that are done with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Done {
-    /// Where the next ones begin.
-    pub(super) after: Place,
+/// What became of letters that are done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counts {
     pub(super) delivered: u64,
     pub(super) skipped: u64,
 }
@@ -40,126 +48,139 @@ pub(super) struct Done {
 /// Letters that are delivered together.
 #[derive(Debug)]
 struct Batch<T> {
-    letters: T,
+    work: JoinHandle<T>,
     /// How many they are, with those that are left alone.
-    count: usize,
-    delivered: u64,
-    skipped: u64,
+    count: u64,
     /// Where the next ones begin.
     after: Place,
 }
 
-impl<T> Batch<T> {
-    fn with<U>(self, letters: U) -> Batch<U> {
-        let Self { count, delivered, skipped, after, .. } = self;
-        Batch { letters, count, delivered, skipped, after }
-    }
+/// Letters that are marked, as far as they could be.
+#[derive(Debug)]
+struct Ready {
+    marked: Marked,
+    counts: Counts,
 }
 
-/// What a step of the line has come to.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// These letters are done with. `None`: it was only the first step of some.
-    Done(Option<Done>),
-    /// For the moment that is not possible, or not known. What is in the line has left it; the letters after those that are
-    /// done are looked at again.
-    Failed(String),
-}
+/// Why letters are not delivered for the moment.
+type Failure = String;
 
 /// The line of one redrive.
-pub(super) struct Line<'a> {
-    inner: &'a Inner,
+pub(super) struct Line {
+    work: Arc<Work>,
+    marking: VecDeque<Batch<Result<Ready, Failure>>>,
+    sending: Option<Batch<Result<Counts, Failure>>>,
+}
+
+/// What its tasks share.
+struct Work {
+    inner: Arc<Inner>,
     redrive_id: String,
     actor: String,
     reason: String,
-    read: Option<Batch<Vec<Versioned<DeadLetter>>>>,
-    marked: Option<Batch<Marked>>,
 }
 
-impl<'a> Line<'a> {
-    pub(super) fn new(inner: &'a Inner, redrive: &RedriveDocument) -> Self {
+impl Line {
+    pub(super) fn new(inner: &Arc<Inner>, redrive: &RedriveDocument) -> Self {
         let RedriveDocument { id, actor, reason, .. } = redrive;
         let (redrive_id, actor, reason) = (id.clone(), actor.clone(), reason.clone());
-        Self { inner, redrive_id, actor, reason, read: None, marked: None }
+        let work = Work { inner: Arc::clone(inner), redrive_id, actor, reason };
+        Self { work: Arc::new(work), marking: VecDeque::new(), sending: None }
     }
 
     /// How many letters are in it.
     pub(super) fn len(&self) -> u64 {
-        self.unmarked() + self.marked.as_ref().map_or(0, |batch| batch.count as u64)
+        self.unmarked() + self.sending.as_ref().map_or(0, |batch| batch.count)
     }
 
-    /// How many of them are not marked yet.
+    /// How many of them may not be marked yet.
     pub(super) fn unmarked(&self) -> u64 {
-        self.read.as_ref().map_or(0, |batch| batch.count as u64)
+        self.marking.iter().map(|batch| batch.count).sum()
     }
 
-    /// All in the line moves on by one step, and these letters come into it, behind which others begin at `after`.
-    pub(super) async fn step(&mut self, ids: Vec<String>, after: Place) -> Result<Step, StoreError> {
-        let (read, marked) = (self.read.take(), self.marked.take());
-        let (read, marked, sent) = tokio::join!(self.read(ids, after), self.mark(read), self.send(marked));
-        self.marked = marked;
-        let refused = self.marked.as_ref().and_then(|batch| batch.letters.failure());
-        let failed = match (sent, refused) {
-            (Ok(done), None) => {
-                self.read = read?;
-                return Ok(Step::Done(done));
-            }
-            (Ok(_), Some(why)) => why.to_owned(),
-            (Err(why), _) => why,
-        };
-        // Those that are marked count as delivered when they are looked at again.
-        self.finish().await.ok();
-        Ok(Step::Failed(failed))
+    /// Whether another batch may come into it.
+    pub(super) fn has_room(&self) -> bool {
+        self.marking.len() < BATCHES
     }
 
-    /// Tells and publishes what is marked, and lets go of what is only read. Returns what is done with.
+    /// These letters come into the line, behind which others begin at `after`.
+    pub(super) fn push(&mut self, ids: Vec<String>, after: Place) {
+        let (work, count) = (Arc::clone(&self.work), ids.len() as u64);
+        let work = tokio::spawn(in_background(async move { work.mark(ids).await }));
+        self.marking.push_back(Batch { work, count, after });
+    }
+
+    /// Waits until the line has moved, for so long at most. Returns the letters that are done with, behind which others begin
+    /// at a place.
     ///
     /// # Errors
-    /// In words, why that is not possible for the moment.
-    pub(super) async fn finish(&mut self) -> Result<Option<Done>, String> {
-        self.read = None;
-        let marked = self.marked.take();
-        self.send(marked).await
-    }
-
-    async fn read(
-        &self,
-        ids: Vec<String>,
-        after: Place,
-    ) -> Result<Option<Batch<Vec<Versioned<DeadLetter>>>>, StoreError> {
-        if ids.is_empty() {
-            return Ok(None);
+    /// In words, why letters are not delivered for the moment: what is in the line has to be [finished](Line::finish) and then
+    /// looked at again.
+    pub(super) async fn moved(&mut self, patience: Duration) -> Result<Option<(Counts, Place)>, Failure> {
+        if let Some(batch) = &mut self.sending {
+            let Ok(sent) = timeout(patience, &mut batch.work).await else { return Ok(None) };
+            let after = batch.after;
+            self.sending = None;
+            return Ok(Some((flat(sent)?, after)));
         }
-        let mut batch = Batch { letters: Vec::new(), count: ids.len(), delivered: 0, skipped: 0, after };
-        for found in self.inner.letters.documents().get_many(ids).await? {
-            match found {
-                // A crash came after it was delivered and before that was counted.
-                Some(found) if view::is_in_redrive(&found.document, &self.redrive_id) => batch.delivered += 1,
-                Some(found) if act::obstacle(&found.document).is_none() => batch.letters.push(found),
-                _ => batch.skipped += 1,
+        if let Some(batch) = self.marking.front_mut() {
+            let Ok(ready) = timeout(patience, &mut batch.work).await else { return Ok(None) };
+            if let Some(Batch { count, after, .. }) = self.marking.pop_front() {
+                let (work, ready) = (Arc::clone(&self.work), flat(ready)?);
+                let work = tokio::spawn(in_background(async move { work.send(ready).await }));
+                self.sending = Some(Batch { work, count, after });
             }
         }
-        Ok(Some(batch))
+        Ok(None)
     }
 
-    async fn mark(&self, batch: Option<Batch<Vec<Versioned<DeadLetter>>>>) -> Option<Batch<Marked>> {
-        let mut batch = batch?;
-        let letters = std::mem::take(&mut batch.letters);
+    /// Tells and publishes what is marked or about to be. Returns what is done with up to the first failure: what is behind
+    /// that counts as delivered when it is looked at again.
+    pub(super) async fn finish(&mut self) -> Vec<(Counts, Place)> {
+        let (mut done, mut failed) = (Vec::new(), false);
+        while self.len() > 0 {
+            match self.moved(Duration::MAX).await {
+                Ok(moved) => done.extend(moved.filter(|_| !failed)),
+                Err(why) => {
+                    tracing::warn!(redrive_id = self.work.redrive_id, why, "can't deliver; it is done after a moment");
+                    failed = true;
+                }
+            }
+        }
+        done
+    }
+}
+
+/// What a task has come to.
+fn flat<T>(ended: Result<Result<T, Failure>, JoinError>) -> Result<T, Failure> {
+    ended.map_err(|error| error.to_string())?
+}
+
+impl Work {
+    async fn mark(&self, ids: Vec<String>) -> Result<Ready, Failure> {
+        let words = |error: StoreError| error.to_string();
+        let (mut counts, mut letters) = (Counts::default(), Vec::new());
+        for found in self.inner.letters.documents().get_many(ids).await.map_err(words)? {
+            match found {
+                // A crash came after it was delivered and before that was counted.
+                Some(found) if view::is_in_redrive(&found.document, &self.redrive_id) => counts.delivered += 1,
+                Some(found) if act::obstacle(&found.document).is_none() => letters.push(found),
+                _ => counts.skipped += 1,
+            }
+        }
         let marked = self.inner.mark(letters, self.by(), Some(&self.redrive_id), SystemTime::now()).await;
-        Some(batch.with(marked))
+        Ok(Ready { marked, counts })
     }
 
-    async fn send(&self, batch: Option<Batch<Marked>>) -> Result<Option<Done>, String> {
-        let Some(batch) = batch else { return Ok(None) };
-        let Batch { letters, mut delivered, mut skipped, after, .. } = batch;
-        for outcome in self.inner.send(letters, self.by(), SystemTime::now()).await {
+    async fn send(&self, Ready { marked, mut counts }: Ready) -> Result<Counts, Failure> {
+        for outcome in self.inner.send(marked, self.by(), SystemTime::now()).await {
             match outcome {
-                Ok(()) => delivered += 1,
-                Err(Refusal::Changed) => skipped += 1,
+                Ok(()) => counts.delivered += 1,
+                Err(Refusal::Changed) => counts.skipped += 1,
                 Err(Refusal::Failed(why)) => return Err(why),
             }
         }
-        Ok(Some(Done { after, delivered, skipped }))
+        Ok(counts)
     }
 
     fn by(&self) -> By<'_> {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     document::{PartDocument, Phase, Progress, RedriveDocument},
-    line::{Done, Line, Place, Step},
+    line::{Counts, Line, Place},
     outcomes::Outcomes,
 };
 use crate::service::Inner;
@@ -28,11 +28,10 @@ const LOOK: Duration = Duration::from_millis(500);
 const AT_A_TIME: usize = 8;
 
 /// How many letters are delivered together.
-const BATCH: usize = 64;
+const BATCH: usize = 128;
 
-/// How many may be on their way to their groups, which take on four times as many records at once: so there is room for live
-/// ones.
-const ON_THE_WAY: u64 = 256;
+/// How many may be on their way to their groups, which take on 1,024 records at once: so there is room for live ones.
+const ON_THE_WAY: u64 = 768;
 
 /// How often progress is kept while letters are delivered. What a crash makes it go through again carries its mark.
 const KEEP: Duration = Duration::from_millis(100);
@@ -101,7 +100,7 @@ struct Carried<'a> {
     /// When letters last came into the line.
     taken_at: Option<Instant>,
     part: Option<PartDocument>,
-    line: Line<'a>,
+    line: Line,
     /// Where the letters behind those in the line begin.
     next: Place,
 }
@@ -114,10 +113,7 @@ impl Carried<'_> {
         }
         let ended = self.work(shutdown).await;
         // What is marked is delivered, whatever came between.
-        match self.line.finish().await {
-            Ok(done) => self.count(done),
-            Err(why) => tracing::warn!(redrive_id = self.redrive.id, why, "can't deliver; the worker does it"),
-        }
+        self.finish().await;
         if ended.is_ok() && self.redrive.phase.is_active() {
             // This process ends; another one may have it at once.
             self.tell(|redrive| redrive.due_at = Some(SystemTime::now())).await?;
@@ -154,21 +150,34 @@ impl Carried<'_> {
             _ => u64::MAX,
         };
         let at_the_end = self.next.part >= self.redrive.parts;
-        let allowed = if at_the_end { 0 } else { self.allowed(outcomes, canary_left) };
+        let allowed = if at_the_end || !self.line.has_room() { 0 } else { self.allowed(outcomes, canary_left) };
         if allowed == 0 && self.line.len() == 0 {
             let waits = !at_the_end && canary_left > 0;
             return if waits || outcomes.sent > 0 { Ok(false) } else { self.come_to(at_the_end, outcomes).await };
         }
-        let ids = self.take(allowed).await?;
-        match self.line.step(ids, self.next).await? {
-            Step::Done(done) => self.count(done),
-            Step::Failed(why) => {
+        if allowed > 0 {
+            let ids = self.take(allowed).await?;
+            self.line.push(ids, self.next);
+            if self.line.has_room() {
+                return Ok(true);
+            }
+        }
+        match self.line.moved(TICK).await {
+            Ok(done) => self.count(done),
+            Err(why) => {
                 tracing::warn!(redrive_id = self.redrive.id, why, "can't deliver; trying again");
+                self.finish().await;
                 self.next = Place::of(self.redrive.progress);
                 sleep(BACKOFF).await;
             }
         }
         Ok(true)
+    }
+
+    /// Lets what is in the line be delivered.
+    async fn finish(&mut self) {
+        let done = self.line.finish().await;
+        self.count(done);
     }
 
     /// How many letters may come into the line now.
@@ -182,11 +191,13 @@ impl Carried<'_> {
         if wants_more { 0 } else { allowed }
     }
 
-    fn count(&mut self, done: Option<Done>) {
-        let Some(Done { after: Place { part, place }, delivered, skipped }) = done else { return };
-        let known = self.redrive.progress;
-        self.redrive.progress =
-            Progress { part, place, delivered: known.delivered + delivered, skipped: known.skipped + skipped };
+    fn count(&mut self, done: impl IntoIterator<Item = (Counts, Place)>) {
+        let progress = &mut self.redrive.progress;
+        for (counts, after) in done {
+            (progress.part, progress.place) = (after.part, after.place);
+            progress.delivered += counts.delivered;
+            progress.skipped += counts.skipped;
+        }
     }
 
     /// What comes after the last letter, or after the first ones.
