@@ -28,10 +28,10 @@ const LOOK: Duration = Duration::from_millis(500);
 const AT_A_TIME: usize = 8;
 
 /// How many letters are delivered together.
-const BATCH: usize = 128;
+const BATCH: usize = 64;
 
 /// How many may be on their way to their groups, which take on 1,024 records at once: so there is room for live ones.
-const ON_THE_WAY: u64 = 768;
+const ON_THE_WAY: u64 = 512;
 
 /// How often progress is kept while letters are delivered. What a crash makes it go through again carries its mark.
 const KEEP: Duration = Duration::from_millis(100);
@@ -88,6 +88,15 @@ impl Inner {
     }
 }
 
+/// What is known of the letters that are on their way to their groups.
+#[derive(Default)]
+struct Look {
+    outcomes: Outcomes,
+    /// How many there are at most, with those in the line.
+    on_the_way: u64,
+    at: Option<Instant>,
+}
+
 /// A redrive in the hands of this process.
 struct Carried<'a> {
     inner: &'a Inner,
@@ -126,16 +135,22 @@ impl Carried<'_> {
     /// Carries it on until it comes to an end, or somebody says so.
     async fn work(&mut self, shutdown: &CancellationToken) -> Result<(), StoreError> {
         let mut asked_at: Option<Instant> = None;
+        let mut look = Look::default();
         while self.redrive.phase.is_active() && !shutdown.is_cancelled() {
-            let outcomes = self.inner.outcomes(&self.redrive.id).await?;
-            if asked_at.is_none_or(|at| at.elapsed() >= TELL) {
-                self.ask_for_lag(&outcomes).await?;
-                asked_at = Some(Instant::now());
+            // What comes after the last letter is decided when all are out of the line.
+            if self.line.len() == 0 || look.at.is_none_or(|at| at.elapsed() >= TICK) {
+                let unmarked = self.line.unmarked();
+                let outcomes = self.inner.outcomes(&self.redrive.id).await?;
+                look = Look { outcomes, on_the_way: outcomes.sent + unmarked, at: Some(Instant::now()) };
+                if asked_at.is_none_or(|at| at.elapsed() >= TELL) {
+                    self.ask_for_lag(&outcomes).await?;
+                    asked_at = look.at;
+                }
+                if !self.heed().await? {
+                    break;
+                }
             }
-            if !self.heed().await? {
-                break;
-            }
-            let moved_on = self.step(&outcomes).await?;
+            let moved_on = self.step(&mut look).await?;
             if !moved_on {
                 shutdown.run_until_cancelled(sleep(TICK)).await;
             }
@@ -144,19 +159,21 @@ impl Carried<'_> {
     }
 
     /// Delivers some letters, or comes to an end. Returns whether there may be more to do at once.
-    async fn step(&mut self, outcomes: &Outcomes) -> Result<bool, StoreError> {
+    async fn step(&mut self, look: &mut Look) -> Result<bool, StoreError> {
         let canary_left = match self.redrive.phase {
             Phase::Canary => self.redrive.canary.saturating_sub(self.redrive.progress.delivered + self.line.len()),
             _ => u64::MAX,
         };
         let at_the_end = self.next.part >= self.redrive.parts;
-        let allowed = if at_the_end || !self.line.has_room() { 0 } else { self.allowed(outcomes, canary_left) };
+        let allowed = if at_the_end || !self.line.has_room() { 0 } else { self.allowed(look.on_the_way, canary_left) };
         if allowed == 0 && self.line.len() == 0 {
             let waits = !at_the_end && canary_left > 0;
-            return if waits || outcomes.sent > 0 { Ok(false) } else { self.come_to(at_the_end, outcomes).await };
+            let is_known = !waits && look.outcomes.sent == 0;
+            return if is_known { self.come_to(at_the_end, &look.outcomes).await } else { Ok(false) };
         }
         if allowed > 0 {
             let ids = self.take(allowed).await?;
+            look.on_the_way += ids.len() as u64;
             self.line.push(ids, self.next);
             if self.line.has_room() {
                 return Ok(true);
@@ -181,8 +198,8 @@ impl Carried<'_> {
     }
 
     /// How many letters may come into the line now.
-    fn allowed(&mut self, outcomes: &Outcomes, canary_left: u64) -> usize {
-        let room = ON_THE_WAY.saturating_sub(outcomes.sent + self.line.unmarked()).min(BATCH as u64);
+    fn allowed(&mut self, on_the_way: u64, canary_left: u64) -> usize {
+        let room = ON_THE_WAY.saturating_sub(on_the_way).min(BATCH as u64);
         let most = usize::try_from(room.min(canary_left)).unwrap_or(BATCH);
         let now = Instant::now();
         let allowed = self.pace.allowed(now, most);

@@ -19,8 +19,8 @@ const TRIES: usize = 16;
 /// How many documents are read at the same time.
 const READS: usize = 16;
 
-/// How many documents are decoded before others have their turn.
-const DECODED: usize = 8;
+/// How many documents are decoded, or encoded, before others have their turn.
+const AT_ONCE: usize = 8;
 
 /// Which writing of a document it is. It grows with each write, also when the document is removed and made again, and so is
 /// a fencing token too.
@@ -267,6 +267,13 @@ pub trait DocumentStore: Send + Sync + 'static {
     ) -> Result<Vec<(IndexValue, u64)>, StoreError>;
 }
 
+/// Lets others have their turn before the document of this number, where there were enough since the last time.
+async fn give_way(number: usize) {
+    if number % AT_ONCE == AT_ONCE - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The documents of one kind.
 pub struct Documents<T> {
     store: Arc<dyn DocumentStore>,
@@ -312,9 +319,7 @@ impl<T: Document> Documents<T> {
         let found = self.store.get_many(T::COLLECTION, ids).await?;
         let mut documents = Vec::with_capacity(found.len());
         for (number, raw) in found.into_iter().enumerate() {
-            if number % DECODED == DECODED - 1 {
-                tokio::task::yield_now().await;
-            }
+            give_way(number).await;
             let decode = |raw: RawDocument| {
                 Ok::<_, StoreError>(Versioned { document: T::decode(&raw.body)?, revision: raw.revision })
             };
@@ -341,7 +346,11 @@ impl<T: Document> Documents<T> {
 
     /// Writes many documents, each if it is at the revision that its writer saw. A result for each, in order.
     pub async fn update_many(&self, documents: &[(T, Revision)]) -> Vec<Result<Revision, StoreError>> {
-        let writes = documents.iter().map(|(document, seen)| (RawWrite::of(document), Some(*seen))).collect();
+        let mut writes = Vec::with_capacity(documents.len());
+        for (number, (document, seen)) in documents.iter().enumerate() {
+            give_way(number).await;
+            writes.push((RawWrite::of(document), Some(*seen)));
+        }
         self.store.put_many(T::COLLECTION, writes).await
     }
 

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use runmesh_events::GroupName;
 use runmesh_store::{Versioned, in_background};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{KeyedQueue, Progress, worker::surely};
@@ -12,6 +15,9 @@ use crate::{DeadLetter, DeadLetters, Delivery};
 
 /// How many are kept together at most, and how many may wait meanwhile.
 pub(super) const TOGETHER: usize = 64;
+
+/// How many times so many are kept at the same time.
+const AT_A_TIME: usize = 3;
 
 /// A redrive that was handled, and the letter that waits for it, as it was before.
 #[derive(Debug)]
@@ -32,14 +38,23 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Goes on until no worker is left.
+    /// Goes on until no worker is left, and all is kept.
     pub(super) async fn run(self, mut handled: mpsc::Receiver<Handled>) {
-        let mut some = Vec::with_capacity(TOGETHER);
-        while handled.recv_many(&mut some, TOGETHER).await > 0 {
+        let (resolver, mut keeping) = (Arc::new(self), JoinSet::new());
+        loop {
+            let mut some = Vec::new();
+            if handled.recv_many(&mut some, TOGETHER).await == 0 {
+                break;
+            }
+            if keeping.len() == AT_A_TIME {
+                keeping.join_next().await;
+            }
+            while keeping.try_join_next().is_some() {}
+            let resolver = Arc::clone(&resolver);
             // What is delivered again disturbs nobody.
-            in_background(self.keep(&some)).await;
-            some.clear();
+            keeping.spawn(in_background(async move { resolver.keep(&some).await }));
         }
+        while keeping.join_next().await.is_some() {}
     }
 
     async fn keep(&self, handled: &[Handled]) {

@@ -9,7 +9,7 @@ use std::{
 use futures::FutureExt as _;
 use runmesh_events::{Catalog, Event, GroupName, TraceParent};
 use runmesh_store::{StoreError, Versioned, in_background};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, task::yield_now, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -58,6 +58,8 @@ impl Worker {
             let started = Instant::now();
             // What is delivered again disturbs nobody.
             let outcome = if delivery.is_repeated() {
+                // Where nothing has to be waited for, a worker would go on for long before others have their turn.
+                yield_now().await;
                 in_background(self.deliver(&delivery)).await
             } else {
                 self.deliver(&delivery).await
@@ -71,14 +73,14 @@ impl Worker {
             match outcome {
                 // Its key waits for the next start.
                 Outcome::Unfinished => self.progress.given_up(&delivery),
-                // Its key waits until that is kept, and the worker does not.
-                Outcome::Resolves(letter) => {
-                    queue.handled(&delivery);
-                    let handled = Handled { delivery, letter, _permit: permit };
-                    if let Err(mpsc::error::SendError(handled)) = self.resolver.send(handled).await {
-                        self.progress.given_up(&handled.delivery);
+                // Its key waits until that is kept. The worker does not, unless too much is waiting for that already.
+                Outcome::Resolves(letter) => match self.resolver.reserve().await {
+                    Ok(place) => {
+                        queue.handled(&delivery);
+                        place.send(Handled { delivery, letter, _permit: permit });
                     }
-                }
+                    Err(mpsc::error::SendError(())) => self.progress.given_up(&delivery),
+                },
                 Outcome::Handled | Outcome::Skipped | Outcome::DeadLetter => {
                     self.progress.finished(&delivery);
                     queue.handled(&delivery);
