@@ -34,6 +34,16 @@ impl From<&StoreError> for Refusal {
 /// tells of its failure.
 const TRIES: usize = 5;
 
+/// Letters that are marked as delivered again, which they have to be now. Should that not come about, such as after a crash,
+/// the worker does it after a moment.
+#[derive(Debug)]
+pub(crate) struct Marked {
+    /// The letters, each with its place among the results.
+    letters: Vec<(usize, DeadLetter)>,
+    /// How the marking went, for each that was to be delivered, in order.
+    results: Vec<Result<(), Refusal>>,
+}
+
 impl Inner {
     /// Delivers letters again that were just read. A result for each, in order.
     pub(crate) async fn deliver(
@@ -43,40 +53,51 @@ impl Inner {
         redrive_id: Option<&str>,
         now: SystemTime,
     ) -> Vec<Result<(), Refusal>> {
-        let mut results = vec![Err(Refusal::Changed); letters.len()];
+        let marked = self.mark(letters, by, redrive_id, now).await;
+        self.send(marked, by, now).await
+    }
+
+    /// Marks letters that were just read as delivered again.
+    pub(crate) async fn mark(
+        &self,
+        letters: Vec<Versioned<DeadLetter>>,
+        by: By<'_>,
+        redrive_id: Option<&str>,
+        now: SystemTime,
+    ) -> Marked {
+        let mut marked = Marked { letters: Vec::new(), results: vec![Err(Refusal::Changed); letters.len()] };
         let mut left: Vec<_> = letters.into_iter().enumerate().collect();
         for _ in 0..TRIES {
             let (places, tried): (Vec<usize>, Vec<_>) = left.into_iter().unzip();
             if tried.is_empty() {
                 break;
             }
-            let edits: Vec<_> =
-                tried.iter().map(|found| (found.document.id.clone(), found.document.edit.clone())).collect();
-            let outcomes = self.deliver_once(tried, by, redrive_id, now).await;
             left = Vec::new();
-            for ((place, (id, edit)), outcome) in places.into_iter().zip(edits).zip(outcomes) {
-                if outcome == Err(Refusal::Changed)
-                    && let Ok(Some(found)) = self.letters.documents().get(&id).await
+            for (place, (letter, result)) in places.into_iter().zip(self.mark_once(tried, by, redrive_id, now).await) {
+                if result == Err(Refusal::Changed)
+                    && let Ok(Some(found)) = self.letters.documents().get(&letter.id).await
                     && act::obstacle(&found.document).is_none()
                 {
-                    let document = DeadLetter { edit, ..found.document };
+                    let document = DeadLetter { edit: letter.edit, ..found.document };
                     left.push((place, Versioned { document, revision: found.revision }));
+                } else if result.is_ok() {
+                    marked.letters.push((place, letter));
                 }
-                results[place] = outcome;
+                marked.results[place] = result;
             }
         }
-        results
+        marked
     }
 
-    async fn deliver_once(
+    async fn mark_once(
         &self,
         letters: Vec<Versioned<DeadLetter>>,
         by: By<'_>,
         redrive_id: Option<&str>,
         now: SystemTime,
-    ) -> Vec<Result<(), Refusal>> {
+    ) -> Vec<(DeadLetter, Result<(), Refusal>)> {
         if let Err(error) = self.tell_what_was_not(letters.iter().map(|found| &found.document)).await {
-            return letters.iter().map(|_| Err((&error).into())).collect();
+            return letters.into_iter().map(|found| (found.document, Err((&error).into()))).collect();
         }
         let marked: Vec<_> = letters
             .into_iter()
@@ -86,18 +107,22 @@ impl Inner {
             })
             .collect();
         let written = self.letters.documents().update_many(&marked).await;
-        let sent: Vec<&DeadLetter> =
-            marked.iter().zip(&written).filter(|(_, written)| written.is_ok()).map(|((letter, _), _)| letter).collect();
-        // What fails from here on is done again after a moment, since the letters are marked.
+        let results = written.into_iter().map(|written| written.map(drop).map_err(|error| (&error).into()));
+        marked.into_iter().map(|(letter, _)| letter).zip(results).collect()
+    }
+
+    /// Tells of letters that are marked, and publishes their records. A result for each that was to be marked, in order.
+    pub(crate) async fn send(&self, marked: Marked, by: By<'_>, now: SystemTime) -> Vec<Result<(), Refusal>> {
+        let Marked { letters, mut results } = marked;
+        let sent: Vec<&DeadLetter> = letters.iter().map(|(_, letter)| letter).collect();
+        // What fails here is done again after a moment, since the letters are marked.
         let (told, published) = tokio::join!(tell::retries(&*self.events, &sent, by), self.publish(&sent, now));
-        let published = told.and(published);
-        written
-            .iter()
-            .map(|written| match (written, &published) {
-                (Err(error), _) | (Ok(_), Err(error)) => Err(error.into()),
-                (Ok(_), Ok(())) => Ok(()),
-            })
-            .collect()
+        if let Err(error) = told.and(published) {
+            for (place, _) in &letters {
+                results[*place] = Err((&error).into());
+            }
+        }
+        results
     }
 
     /// Tells of failures that were not told yet, before something else becomes of the letters.

@@ -2,6 +2,7 @@
 
 mod control;
 mod document;
+mod line;
 mod outcomes;
 mod plan;
 mod run;

@@ -1,6 +1,5 @@
 //! The events that tell what becomes of dead letters.
 
-use futures::future::try_join_all;
 use prost::Message;
 use runmesh_bus::{DeadLetter, LetterState};
 use runmesh_events::{AggregateId, Event, EventId, NewEvent, TraceParent, json, to_timestamp};
@@ -8,6 +7,7 @@ use runmesh_proto::event::{
     DlqMessageDiscarded, DlqMessageReceived, DlqMessageRetried, DlqOperationRecorded, event::Payload,
 };
 use runmesh_store::{EventStore, Expected, StoreError};
+use tokio::task::yield_now;
 
 use crate::view;
 
@@ -16,6 +16,9 @@ const PRODUCER: &str = "dlq";
 
 /// The log of what operators did that is about no single letter.
 const OPERATIONS: &str = "dead-letter-operations";
+
+/// How many events are made before others have their turn.
+const AT_ONCE: usize = 8;
 
 /// Who has something done, and why.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,7 +69,11 @@ pub(crate) async fn failure(store: &dyn EventStore, letter: &DeadLetter) -> Resu
 
 /// Tells that letters are delivered again.
 pub(crate) async fn retries(store: &dyn EventStore, letters: &[&DeadLetter], by: By<'_>) -> Result<(), StoreError> {
-    let tell = letters.iter().map(|letter| {
+    let mut appends = Vec::with_capacity(letters.len());
+    for (number, letter) in letters.iter().enumerate() {
+        if number % AT_ONCE == AT_ONCE - 1 {
+            yield_now().await;
+        }
         let retried = DlqMessageRetried {
             dlq_event_id: letter.id.clone(),
             original_topic: letter.topic.clone(),
@@ -79,9 +86,9 @@ pub(crate) async fn retries(store: &dyn EventStore, letters: &[&DeadLetter], by:
             redrive_id: letter.redrive.as_ref().map(|mark| mark.id.clone()).unwrap_or_default(),
             edited: letter.edit.is_some(),
         };
-        append(store, letter, vec![event(letter, "retried", letter.retries, retried)])
-    });
-    try_join_all(tell).await.map(drop)
+        appends.push((log_of(letter), vec![event(letter, "retried", letter.retries, retried)]));
+    }
+    store.append_each(appends).await.into_iter().try_for_each(|told| told.map(drop))
 }
 
 /// Tells what an operator did. The request is what they asked for.
@@ -118,8 +125,13 @@ fn event(letter: &DeadLetter, kind: &str, number: u32, payload: impl Into<Payloa
     }
 }
 
+/// The log of what becomes of a letter.
+fn log_of(letter: &DeadLetter) -> AggregateId {
+    AggregateId::from(letter.id.as_str())
+}
+
 async fn append(store: &dyn EventStore, letter: &DeadLetter, events: Vec<NewEvent>) -> Result<(), StoreError> {
-    let log = AggregateId::from(letter.id.as_str());
+    let log = log_of(letter);
     for event in events {
         store.append(&log, Expected::Any, vec![event]).await?;
     }

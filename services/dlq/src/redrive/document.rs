@@ -36,11 +36,6 @@ impl Phase {
         matches!(self, Self::Canary | Self::Running)
     }
 
-    /// Whether nothing more becomes of it.
-    pub(crate) fn is_over(self) -> bool {
-        matches!(self, Self::Completed | Self::Cancelled)
-    }
-
     pub(crate) fn view(self) -> RedriveState {
         match self {
             Self::Planned => RedriveState::Unspecified,
@@ -54,7 +49,7 @@ impl Phase {
     }
 }
 
-/// How far the letters were gone through. It is kept after each batch; what a crash makes it do again, it notices.
+/// How far the letters were gone through. It is kept some times a second; what a crash makes it do again, it notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {
     /// The part that the next letter is in.

@@ -5,18 +5,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use runmesh_bus::Pace;
-use runmesh_store::{CarryOn, StoreError, Versioned};
+use runmesh_store::{CarryOn, StoreError};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     document::{PartDocument, Phase, Progress, RedriveDocument},
+    line::{Counts, Line, Place},
     outcomes::Outcomes,
 };
-use crate::{act, deliver::Refusal, service::Inner, tell::By, view};
+use crate::service::Inner;
 
 /// For how long a redrive is carried on by one process before it has to say so again.
 const LEASE: Duration = Duration::from_secs(10);
@@ -30,9 +30,11 @@ const AT_A_TIME: usize = 8;
 /// How many letters are delivered together.
 const BATCH: usize = 64;
 
-/// How many may be on their way to their groups, which take on four times as many records at once: so there is room for live
-/// ones.
-const ON_THE_WAY: u64 = 256;
+/// How many may be on their way to their groups, which take on 1,024 records at once: so there is room for live ones.
+const ON_THE_WAY: u64 = 512;
+
+/// How often progress is kept while letters are delivered. What a crash makes it go through again carries its mark.
+const KEEP: Duration = Duration::from_millis(100);
 
 /// How often progress is told, at least, and lag is asked for.
 const TELL: Duration = Duration::from_millis(500);
@@ -42,9 +44,6 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// The wait after the store or the bus has failed.
 const BACKOFF: Duration = Duration::from_secs(1);
-
-/// How many letters are read at the same time.
-const READS: usize = 16;
 
 impl Inner {
     /// Carries redrives on until `shutdown`.
@@ -68,7 +67,20 @@ impl Inner {
         }
         let carrier = Uuid::new_v4().to_string();
         let pace = Pace::new(redrive.rate, Instant::now());
-        let mut carried = Carried { inner: &self, redrive, carrier, pace, told_at: None, part: None };
+        let line = Line::new(&self, &redrive);
+        let next = Place::of(redrive.progress);
+        let mut carried = Carried {
+            inner: &self,
+            kept: redrive.progress,
+            redrive,
+            carrier,
+            pace,
+            told_at: None,
+            taken_at: None,
+            part: None,
+            line,
+            next,
+        };
         // A failure ends the turn: the lease runs out, and the redrive is carried on by whoever claims it.
         if let Err(error) = carried.run(shutdown).await {
             tracing::warn!(redrive_id = id, %error, "a redrive was interrupted; it goes on after a moment");
@@ -76,14 +88,30 @@ impl Inner {
     }
 }
 
+/// What is known of the letters that are on their way to their groups.
+#[derive(Default)]
+struct Look {
+    outcomes: Outcomes,
+    /// How many there are at most, with those in the line.
+    on_the_way: u64,
+    at: Option<Instant>,
+}
+
 /// A redrive in the hands of this process.
 struct Carried<'a> {
     inner: &'a Inner,
     redrive: RedriveDocument,
+    /// How far it is as the store knows it.
+    kept: Progress,
     carrier: String,
     pace: Pace,
     told_at: Option<Instant>,
+    /// When letters last came into the line.
+    taken_at: Option<Instant>,
     part: Option<PartDocument>,
+    line: Line,
+    /// Where the letters behind those in the line begin.
+    next: Place,
 }
 
 impl Carried<'_> {
@@ -92,20 +120,37 @@ impl Carried<'_> {
         if !self.take_over().await? {
             return Ok(());
         }
-        while self.redrive.phase.is_active() {
-            let outcomes = self.inner.outcomes(&self.redrive.id).await?;
-            if self.told_at.is_none_or(|at| at.elapsed() >= TELL) {
-                self.ask_for_lag(&outcomes).await?;
-                if !self.tell(|_| {}).await? {
-                    return Ok(());
+        let ended = self.work(shutdown).await;
+        // What is marked is delivered, whatever came between.
+        self.finish().await;
+        if ended.is_ok() && self.redrive.phase.is_active() {
+            // This process ends; another one may have it at once.
+            self.tell(|redrive| redrive.due_at = Some(SystemTime::now())).await?;
+        } else if self.redrive.progress != self.kept {
+            self.tell(|_| {}).await?;
+        }
+        ended
+    }
+
+    /// Carries it on until it comes to an end, or somebody says so.
+    async fn work(&mut self, shutdown: &CancellationToken) -> Result<(), StoreError> {
+        let mut asked_at: Option<Instant> = None;
+        let mut look = Look::default();
+        while self.redrive.phase.is_active() && !shutdown.is_cancelled() {
+            // What comes after the last letter is decided when all are out of the line.
+            if self.line.len() == 0 || look.at.is_none_or(|at| at.elapsed() >= TICK) {
+                let unmarked = self.line.unmarked();
+                let outcomes = self.inner.outcomes(&self.redrive.id).await?;
+                look = Look { outcomes, on_the_way: outcomes.sent + unmarked, at: Some(Instant::now()) };
+                if asked_at.is_none_or(|at| at.elapsed() >= TELL) {
+                    self.ask_for_lag(&outcomes).await?;
+                    asked_at = look.at;
+                }
+                if !self.heed().await? {
+                    break;
                 }
             }
-            if shutdown.is_cancelled() {
-                // Another process may have it at once.
-                self.tell(|redrive| redrive.due_at = Some(SystemTime::now())).await?;
-                return Ok(());
-            }
-            let moved_on = self.step(&outcomes).await?;
+            let moved_on = self.step(&mut look).await?;
             if !moved_on {
                 shutdown.run_until_cancelled(sleep(TICK)).await;
             }
@@ -114,34 +159,62 @@ impl Carried<'_> {
     }
 
     /// Delivers some letters, or comes to an end. Returns whether there may be more to do at once.
-    async fn step(&mut self, outcomes: &Outcomes) -> Result<bool, StoreError> {
-        let at_the_end = self.redrive.progress.part >= self.redrive.parts;
+    async fn step(&mut self, look: &mut Look) -> Result<bool, StoreError> {
         let canary_left = match self.redrive.phase {
-            Phase::Canary => Some(self.redrive.canary.saturating_sub(self.redrive.progress.delivered)),
-            _ => None,
+            Phase::Canary => self.redrive.canary.saturating_sub(self.redrive.progress.delivered + self.line.len()),
+            _ => u64::MAX,
         };
-        if at_the_end || canary_left == Some(0) {
-            return if outcomes.sent > 0 { Ok(false) } else { self.come_to(at_the_end, outcomes).await };
+        let at_the_end = self.next.part >= self.redrive.parts;
+        let allowed = if at_the_end || !self.line.has_room() { 0 } else { self.allowed(look.on_the_way, canary_left) };
+        if allowed == 0 && self.line.len() == 0 {
+            let waits = !at_the_end && canary_left > 0;
+            let is_known = !waits && look.outcomes.sent == 0;
+            return if is_known { self.come_to(at_the_end, &look.outcomes).await } else { Ok(false) };
         }
-        let room = ON_THE_WAY.saturating_sub(outcomes.sent).min(canary_left.unwrap_or(u64::MAX)).min(BATCH as u64);
-        let allowed = self.pace.allowed(Instant::now(), usize::try_from(room).unwrap_or(BATCH));
-        if allowed == 0 {
-            return Ok(false);
-        }
-        let ids = self.next(allowed).await?;
-        let (delivered, skipped) = match self.deliver(&ids).await? {
-            Some(counts) => counts,
-            None => {
-                sleep(BACKOFF).await;
+        if allowed > 0 {
+            let ids = self.take(allowed).await?;
+            look.on_the_way += ids.len() as u64;
+            self.line.push(ids, self.next);
+            if self.line.has_room() {
                 return Ok(true);
             }
-        };
-        self.pace.sent(ids.len(), Instant::now());
+        }
+        match self.line.moved(TICK).await {
+            Ok(done) => self.count(done),
+            Err(why) => {
+                tracing::warn!(redrive_id = self.redrive.id, why, "can't deliver; trying again");
+                self.finish().await;
+                self.next = Place::of(self.redrive.progress);
+                sleep(BACKOFF).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets what is in the line be delivered.
+    async fn finish(&mut self) {
+        let done = self.line.finish().await;
+        self.count(done);
+    }
+
+    /// How many letters may come into the line now.
+    fn allowed(&mut self, on_the_way: u64, canary_left: u64) -> usize {
+        let room = ON_THE_WAY.saturating_sub(on_the_way).min(BATCH as u64);
+        let most = usize::try_from(room.min(canary_left)).unwrap_or(BATCH);
+        let now = Instant::now();
+        let allowed = self.pace.allowed(now, most);
+        // A few by themselves cost nearly as much as many.
+        let wants_more = allowed < BATCH / 2 && self.taken_at.is_some_and(|at| now.duration_since(at) < TICK);
+        if wants_more { 0 } else { allowed }
+    }
+
+    fn count(&mut self, done: impl IntoIterator<Item = (Counts, Place)>) {
         let progress = &mut self.redrive.progress;
-        progress.delivered += delivered;
-        progress.skipped += skipped;
-        self.advance(ids.len());
-        self.tell(|_| {}).await
+        for (counts, after) in done {
+            (progress.part, progress.place) = (after.part, after.place);
+            progress.delivered += counts.delivered;
+            progress.skipped += counts.skipped;
+        }
     }
 
     /// What comes after the last letter, or after the first ones.
@@ -176,54 +249,28 @@ impl Carried<'_> {
     }
 
     /// The next ids, at most `count`, of the part that is at hand.
-    async fn next(&mut self, count: usize) -> Result<Vec<String>, StoreError> {
-        let Progress { part, place, .. } = self.redrive.progress;
-        if self.part.as_ref().is_none_or(|known| known.number != part) {
-            let found = self.inner.parts.get(&PartDocument::id_of(&self.redrive.id, part)).await?;
-            let lost = || StoreError::Corrupt(format!("part {part} of redrive {} is missing", self.redrive.id));
-            self.part = Some(found.ok_or_else(lost)?.document);
+    async fn take(&mut self, count: usize) -> Result<Vec<String>, StoreError> {
+        if count == 0 {
+            return Ok(Vec::new());
         }
-        let ids = self.part.as_ref().map(|part| part.ids.as_slice()).unwrap_or_default();
-        Ok(ids.iter().skip(place).take(count).cloned().collect())
-    }
-
-    fn advance(&mut self, count: usize) {
-        let progress = &mut self.redrive.progress;
-        progress.place += count;
-        if self.part.as_ref().is_none_or(|part| progress.place >= part.ids.len()) {
-            progress.part += 1;
-            progress.place = 0;
-        }
-    }
-
-    /// Delivers letters. Returns how many were delivered and how many were left alone. `None`: for the moment that is not
-    /// possible, or not known; the same ones are looked at again.
-    async fn deliver(&self, ids: &[String]) -> Result<Option<(u64, u64)>, StoreError> {
-        let documents = self.inner.letters.documents();
-        let reads = ids.iter().cloned().map(|id| async move { documents.get(&id).await });
-        let read: Vec<_> = stream::iter(reads).buffered(READS).try_collect().await?;
-        let (mut delivered, mut skipped, mut letters) = (0, 0, Vec::new());
-        for found in read {
-            match found {
-                // A crash came after it was delivered and before that was counted.
-                Some(found) if view::is_in_redrive(&found.document, &self.redrive.id) => delivered += 1,
-                Some(found) if act::obstacle(&found.document).is_none() => letters.push(found),
-                _ => skipped += 1,
+        let Place { part: number, place } = self.next;
+        let part = match self.part.take().filter(|known| known.number == number) {
+            Some(known) => known,
+            None => {
+                let found = self.inner.parts.get(&PartDocument::id_of(&self.redrive.id, number)).await?;
+                let lost = || StoreError::Corrupt(format!("part {number} of redrive {} is missing", self.redrive.id));
+                found.ok_or_else(lost)?.document
             }
-        }
-        let by = By { actor: &self.redrive.actor, reason: &self.redrive.reason };
-        let letters: Vec<Versioned<_>> = letters;
-        for outcome in self.inner.deliver(letters, by, Some(&self.redrive.id), SystemTime::now()).await {
-            match outcome {
-                Ok(()) => delivered += 1,
-                Err(Refusal::Changed) => skipped += 1,
-                Err(Refusal::Failed(why)) => {
-                    tracing::warn!(redrive_id = self.redrive.id, why, "can't deliver; trying again");
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some((delivered, skipped)))
+        };
+        let ids: Vec<String> = part.ids.iter().skip(place).take(count).cloned().collect();
+        let place = place + ids.len();
+        let is_over = place >= part.ids.len();
+        self.next = if is_over { Place { part: number + 1, place: 0 } } else { Place { part: number, place } };
+        self.part = Some(part);
+        let now = Instant::now();
+        self.pace.sent(ids.len(), now);
+        self.taken_at = Some(now);
+        Ok(ids)
     }
 
     async fn ask_for_lag(&mut self, outcomes: &Outcomes) -> Result<(), StoreError> {
@@ -258,14 +305,28 @@ impl Carried<'_> {
         let taken = self.inner.redrives.change(&self.redrive.id, taken).await?;
         let is_mine = taken.is_some();
         self.redrive = taken.unwrap_or_else(|| self.redrive.clone());
+        (self.kept, self.next) = (self.redrive.progress, Place::of(self.redrive.progress));
         Ok(is_mine)
+    }
+
+    /// Learns what an operator has changed, and keeps from time to time how far it is. Returns whether it is still this one's
+    /// to carry on.
+    async fn heed(&mut self) -> Result<bool, StoreError> {
+        let has_more = self.redrive.progress != self.kept;
+        if self.told_at.is_none_or(|at| at.elapsed() >= if has_more { KEEP } else { TELL }) {
+            return self.tell(|_| {}).await;
+        }
+        match self.inner.redrives.get(&self.redrive.id).await? {
+            Some(known) if known.document.carrier == self.carrier && known.document.phase.is_active() => Ok(true),
+            _ => self.tell(|_| {}).await,
+        }
     }
 
     /// Keeps how far it is, and learns what an operator has changed. Returns whether it is still this one's to carry on.
     async fn tell(&mut self, also: impl Fn(&mut RedriveDocument)) -> Result<bool, StoreError> {
         let (mine, pace) = (self.redrive.clone(), (self.pace.is_throttled(), self.pace.current()));
         let told = |known: Option<&RedriveDocument>| {
-            let known = known.filter(|known| known.carrier == mine.carrier && !known.phase.is_over())?.clone();
+            let known = known.filter(|known| known.carrier == mine.carrier)?.clone();
             let phase = known.phase;
             let mut told = RedriveDocument {
                 progress: mine.progress,
@@ -283,11 +344,11 @@ impl Carried<'_> {
         self.told_at = Some(Instant::now());
         match self.inner.redrives.change(&self.redrive.id, told).await? {
             Some(told) => {
-                self.redrive = told;
+                (self.kept, self.redrive) = (told.progress, told);
                 Ok(self.redrive.phase.is_active())
             }
             None => {
-                // It was cancelled, or another one has it.
+                // Another one has it.
                 self.redrive.phase = Phase::Cancelled;
                 Ok(false)
             }

@@ -1,6 +1,10 @@
 //! Redrives.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime},
+};
 
 use futures::TryStreamExt as _;
 use runmesh_bus::{
@@ -137,6 +141,56 @@ async fn a_redrive_is_paused_resumed_and_cancelled() {
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let cancelled = get(&mesh, &id).await;
     assert!(cancelled.state() == RedriveState::Cancelled && cancelled.ended_at.is_some());
+    mesh.stop().await;
+}
+
+/// Progress is kept some times a second, and so is behind after a crash: what carries the mark of the redrive is counted as
+/// delivered, is not delivered by it again, and what was not published is published by the worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_marked_is_delivered_once() {
+    let mut mesh = parked(200).await;
+    mesh.recover();
+    let plan_token = plan(&mesh).await.plan_token;
+    let letters = mesh.letters().await;
+    let query = PageQuery { index: "by_time", limit: 70, descending: true, ..Default::default() };
+    let long_ago = SystemTime::now() - Duration::from_secs(60);
+    let marked = letters.page(query).await.unwrap().documents.into_iter();
+    let marked: Vec<_> = marked
+        .map(|found| (found.document.sent("it is mended", Some(&plan_token), long_ago), found.revision))
+        .collect();
+    assert!(letters.update_many(&marked).await.iter().all(Result::is_ok));
+    mesh.run();
+    let id = start(&mesh, StartRedriveRequest { plan_token, ..Default::default() }).await.unwrap().redrive_id;
+    let done = until_state(&mesh, &id, RedriveState::Completed).await;
+    assert_eq!((done.delivered, done.skipped, done.resolved, done.failed), (200, 0, 200, 0));
+    assert_eq!(mesh.probe.seen().len(), 200 + 200);
+    assert_eq!(mesh.told(EventType::DlqMessageRetried).await.len(), 200);
+    mesh.stop().await;
+}
+
+/// What is in hand when a redrive is cancelled is delivered and counted, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_redrive_says_how_far_it_came() {
+    let mut mesh = parked(600).await;
+    mesh.recover();
+    mesh.run();
+    let plan_token = plan(&mesh).await.plan_token;
+    let id =
+        start(&mesh, StartRedriveRequest { plan_token, rate: 200.0, ..Default::default() }).await.unwrap().redrive_id;
+    until("some are delivered", || async { get(&mesh, &id).await.delivered > 10 }).await;
+    let cancel = CancelRedriveRequest { redrive_id: id.clone(), actor: "bob".into(), reason: "enough".into() };
+    mesh.service.cancel_redrive(Request::new(cancel)).await.unwrap();
+    mesh.stop().await;
+    mesh = mesh.restart().await;
+    until("what was delivered is handled", || async {
+        let redrive = get(&mesh, &id).await;
+        redrive.resolved == redrive.delivered
+    })
+    .await;
+    let cancelled = get(&mesh, &id).await;
+    assert!(cancelled.state() == RedriveState::Cancelled && cancelled.delivered < 600, "{cancelled:?}");
+    let told = mesh.told(EventType::DlqMessageRetried).await.len();
+    assert_eq!(i64::try_from(told).unwrap(), cancelled.delivered);
     mesh.stop().await;
 }
 

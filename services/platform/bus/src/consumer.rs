@@ -4,6 +4,7 @@ mod guard;
 mod handler;
 mod paused;
 mod queue;
+mod resolver;
 mod worker;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use runmesh_store::{DocumentStore, StoreError};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -25,6 +26,7 @@ use guard::Guard;
 pub use handler::{ConsumerGroup, Handler, HandlerError, InPlaceRetry, Incoming, Severity};
 pub use paused::{PausedGroup, PausedGroups};
 use queue::KeyedQueue;
+use resolver::Resolver;
 use worker::Worker;
 
 /// How many records of a group are taken on at once, over all workers.
@@ -95,7 +97,16 @@ impl Consumer {
         // What an earlier run of the process has left behind is not so any more.
         self.paused.tell(group.name, None).await;
         let guard = Arc::new(Guard::new(group.name));
+        let (resolve, handled) = mpsc::channel(resolver::TOGETHER);
+        let resolver = Resolver {
+            group: group.name,
+            dead_letters: self.dead_letters.clone(),
+            queue: Arc::clone(&queue),
+            progress: Arc::clone(&progress),
+            shutdown: stop.clone(),
+        };
         let mut workers = JoinSet::new();
+        workers.spawn(resolver.run(handled));
         for _ in 0..group.workers.max(1) {
             let worker = Worker {
                 group: Arc::clone(&group),
@@ -104,9 +115,11 @@ impl Consumer {
                 guard: Arc::clone(&guard),
                 progress: Arc::clone(&progress),
                 shutdown: stop.clone(),
+                resolver: resolve.clone(),
             };
             workers.spawn(worker.run(Arc::clone(&queue)));
         }
+        drop(resolve);
         let mut reader = Reader {
             subscription,
             queue,

@@ -10,6 +10,9 @@ pub async fn in_background<F: Future>(work: F) -> F::Output {
     BACKGROUND.scope((), work).await
 }
 
+/// How many pieces of such work are written in one go: between the parts there is room for what is in a hurry.
+pub(crate) const PART: usize = 8;
+
 /// Whether the caller is such work.
 pub(crate) fn is_background() -> bool {
     BACKGROUND.try_with(|()| ()).is_ok()

@@ -8,13 +8,19 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::StoreError;
 
 /// How often a document is changed anew while others write it too.
 const TRIES: usize = 16;
+
+/// How many documents are read at the same time.
+const READS: usize = 16;
+
+/// How many documents are decoded, or encoded, before others have their turn.
+const AT_ONCE: usize = 8;
 
 /// Which writing of a document it is. It grows with each write, also when the document is removed and made again, and so is
 /// a fencing token too.
@@ -210,6 +216,15 @@ pub trait DocumentStore: Send + Sync + 'static {
     async fn ensure_collection(&self, kind: DocumentKind) -> Result<(), StoreError>;
     /// Reads one document.
     async fn get(&self, collection: &'static str, id: &str) -> Result<Option<RawDocument>, StoreError>;
+    /// Reads many documents, each as [`DocumentStore::get`] does. In order.
+    async fn get_many(
+        &self,
+        collection: &'static str,
+        ids: Vec<String>,
+    ) -> Result<Vec<Option<RawDocument>>, StoreError> {
+        let reads = ids.into_iter().map(|id| async move { self.get(collection, &id).await });
+        stream::iter(reads).buffered(READS).try_collect().await
+    }
     /// Writes one document if it is at the expected revision (`None`: if there is none).
     async fn put(
         &self,
@@ -252,6 +267,13 @@ pub trait DocumentStore: Send + Sync + 'static {
         index: &'static str,
         prefix: Option<String>,
     ) -> Result<Vec<(IndexValue, u64)>, StoreError>;
+}
+
+/// Lets others have their turn before the document of this number, where there were enough since the last time.
+async fn give_way(number: usize) {
+    if number % AT_ONCE == AT_ONCE - 1 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The documents of one kind.
@@ -297,6 +319,23 @@ impl<T: Document> Documents<T> {
         raw.map(|raw| Ok(Versioned { document: T::decode(&raw.body)?, revision: raw.revision })).transpose()
     }
 
+    /// Many documents by their ids, in order.
+    ///
+    /// # Errors
+    /// As [`Documents::get`].
+    pub async fn get_many(&self, ids: Vec<String>) -> Result<Vec<Option<Versioned<T>>>, StoreError> {
+        let found = self.store.get_many(self.collection, ids).await?;
+        let mut documents = Vec::with_capacity(found.len());
+        for (number, raw) in found.into_iter().enumerate() {
+            give_way(number).await;
+            let decode = |raw: RawDocument| {
+                Ok::<_, StoreError>(Versioned { document: T::decode(&raw.body)?, revision: raw.revision })
+            };
+            documents.push(raw.map(decode).transpose()?);
+        }
+        Ok(documents)
+    }
+
     /// Writes a document if there is none with its id.
     ///
     /// # Errors
@@ -315,7 +354,11 @@ impl<T: Document> Documents<T> {
 
     /// Writes many documents, each if it is at the revision that its writer saw. A result for each, in order.
     pub async fn update_many(&self, documents: &[(T, Revision)]) -> Vec<Result<Revision, StoreError>> {
-        let writes = documents.iter().map(|(document, seen)| (RawWrite::of(document), Some(*seen))).collect();
+        let mut writes = Vec::with_capacity(documents.len());
+        for (number, (document, seen)) in documents.iter().enumerate() {
+            give_way(number).await;
+            writes.push((RawWrite::of(document), Some(*seen)));
+        }
         self.store.put_many(self.collection, writes).await
     }
 

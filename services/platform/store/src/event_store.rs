@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
 
 use crate::{LiveEvents, StoreError};
@@ -83,6 +84,13 @@ pub trait EventStore: Send + Sync + 'static {
         expected: Expected,
         events: Vec<NewEvent>,
     ) -> Result<Appended, StoreError>;
+
+    /// Appends to many aggregates, to each as [`EventStore::append`] does, whatever the sequence, and with no order among them.
+    /// A result for each.
+    async fn append_each(&self, appends: Vec<(AggregateId, Vec<NewEvent>)>) -> Vec<Result<Appended, StoreError>> {
+        let append = |(aggregate, events)| async move { self.append(&aggregate, Expected::Any, events).await };
+        join_all(appends.into_iter().map(append)).await
+    }
 
     /// At most `limit` events of one aggregate with a sequence greater than `after`, in order. Empty `types`: all.
     async fn read(

@@ -10,6 +10,7 @@ mod documents;
 mod events;
 mod inspect;
 mod memory;
+mod queue;
 mod reader;
 pub mod records;
 mod scan;

@@ -9,6 +9,7 @@ use runmesh_events::AggregateId;
 use runmesh_store::{
     DocumentStore, Documents, EventStore, SqliteStore, StoreError,
     conformance::{Harness, Job, append, event, sequences},
+    in_background,
     sqlite::{Durability, SqliteConfig},
 };
 use rusqlite::Connection;
@@ -48,6 +49,48 @@ impl Harness for Sqlite {
 }
 
 runmesh_store::store_suite!(Sqlite);
+
+/// Appends to many logs are each by themselves, in one go or in the parts of what is in no hurry.
+#[tokio::test]
+async fn many_logs_are_appended_to_at_once() {
+    let harness = Sqlite::new().await;
+    let store = harness.events();
+    let id = |number: usize| AggregateId::from(format!("log {number}").as_str());
+    let known = event("known");
+    append(&*store, "log 3", vec![known.clone()]).await;
+    let mut appends: Vec<_> = (0..20).map(|number| (id(number), vec![event(number), event("more")])).collect();
+    appends[3].1 = vec![known.clone()];
+    appends[4].1 = Vec::new();
+    appends[5].1[1] = known;
+    let others = appends.split_off(10);
+    let mut results = store.append_each(appends).await;
+    results.extend(in_background(store.append_each(others)).await);
+    for (number, result) in results.into_iter().enumerate() {
+        let count = match number {
+            3 => result.unwrap().duplicate.into(),
+            4 => matches!(result, Err(StoreError::Invalid(_))).then_some(0).unwrap(),
+            5 => matches!(result, Err(StoreError::EventIdInUse(_))).then_some(0).unwrap(),
+            _ => sequences(&result.unwrap().events).len() as u64,
+        };
+        assert_eq!(store.head(&id(number)).await.unwrap(), count, "log {number}");
+    }
+}
+
+/// Many documents are read in the order in which they are asked for.
+#[tokio::test]
+async fn many_documents_are_read_at_once() {
+    let harness = Sqlite::new().await;
+    let jobs: Documents<Job> = Documents::open(harness.documents()).await.unwrap();
+    for id in 0..20 {
+        jobs.insert(&Job::new(id, "ann", 1)).await.unwrap();
+    }
+    let ids = ["7", "none", "19", "7", "0"].map(str::to_owned).to_vec();
+    let found = jobs.get_many(ids.clone()).await.unwrap();
+    for (id, found) in ids.into_iter().zip(found) {
+        assert_eq!(found, jobs.get(&id).await.unwrap(), "{id}");
+    }
+    assert!(jobs.get_many(Vec::new()).await.unwrap().is_empty());
+}
 
 /// Files of before have triggers that count documents; what the writer counts itself is not counted twice.
 #[tokio::test]

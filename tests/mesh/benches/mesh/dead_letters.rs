@@ -284,6 +284,20 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Redrives so many letters beside live records. Returns how long that took, and what those took.
+async fn beside(place: &Place, count: usize, rate: f64) -> anyhow::Result<(Duration, Times)> {
+    place.fill(count).await?;
+    let stop = CancellationToken::new();
+    let redriven = async {
+        let took = redrive(place, rate).await;
+        stop.cancel();
+        took
+    };
+    let (took, published) = tokio::join!(redriven, live(place, None, &stop));
+    published?;
+    Ok((took?, place.live.take()?))
+}
+
 /// How fast letters are delivered again, and what live records have of it.
 pub(crate) async fn redrives() -> anyhow::Result<()> {
     let place = Place::new().await?;
@@ -296,25 +310,16 @@ pub(crate) async fn redrives() -> anyhow::Result<()> {
     let took = redrive(&place, 0.0).await?;
     println!("  without a cap                                {:>8.0} /s", crate::per_second(REDRIVEN, took));
 
-    let stop = CancellationToken::new();
     place.live.take()?;
-    live(&place, Some(LIVE), &stop).await?;
+    live(&place, Some(LIVE), &CancellationToken::new()).await?;
     let alone = place.live.take()?;
-    place.fill(REDRIVEN).await?;
-    let (took, beside) = tokio::join!(
-        async {
-            let took = redrive(&place, 0.0).await;
-            stop.cancel();
-            took
-        },
-        live(&place, None, &stop)
-    );
-    beside?;
-    let beside = place.live.take()?;
-    println!("  with live records beside                     {:>8.0} /s", crate::per_second(REDRIVEN, took?));
     alone.print("live records, alone");
-    beside.print("live records, beside the redrive");
-    println!("  p99 {:.2} x", beside.at(0.99) / alone.at(0.99));
+    for (what, count, rate) in [("at 2,000 /s", CAP.1, CAP.0), ("without a cap", REDRIVEN, 0.0)] {
+        let (took, beside) = beside(&place, count, rate).await?;
+        println!("  live records beside a redrive {what}: {:>8.0} /s", crate::per_second(count, took));
+        beside.print("live records");
+        println!("  p99 {:.2} x", beside.at(0.99) / alone.at(0.99));
+    }
     place.end().await;
     Ok(())
 }

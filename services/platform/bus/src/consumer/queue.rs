@@ -102,17 +102,24 @@ impl KeyedQueue {
         }
     }
 
-    /// The worker is done with a record: the next one of its key may be taken, after those that are ready.
+    /// The worker takes another record, though something of this one may still have to be kept.
+    pub(super) fn handled(&self, delivery: &Delivery) {
+        if !delivery.is_repeated() {
+            return;
+        }
+        let mut state = self.lock();
+        state.repeating = state.repeating.saturating_sub(1);
+        if state.owed > 0 {
+            state.owed -= 1;
+            drop(state);
+            self.ready.add_permits(1);
+        }
+    }
+
+    /// A record is over: the next one of its key may be taken, after those that are ready.
     pub(super) fn done(&self, delivery: &Delivery) {
         let mut state = self.lock();
         let mut permits = 0;
-        if delivery.is_repeated() {
-            state.repeating = state.repeating.saturating_sub(1);
-            if state.owed > 0 {
-                state.owed -= 1;
-                permits += 1;
-            }
-        }
         match state.keys.get_mut(&delivery.key).map(VecDeque::pop_front) {
             Some(Some(next)) => {
                 state.add_ready(next);
@@ -231,6 +238,7 @@ mod tests {
 
         async fn take(&self) -> (Lane, u64) {
             let (delivery, _permit) = self.queue.next().await.unwrap();
+            self.queue.handled(&delivery);
             self.queue.done(&delivery);
             (delivery.lane, delivery.offset)
         }
@@ -283,7 +291,7 @@ mod tests {
                 .push((Delivery { extra_headers: Vec::new(), key: "e".into(), offset: 5, ..first.clone() }, permit));
             assert_eq!(third.await.unwrap().0.offset, 5);
             assert!(futures::poll!(&mut fourth).is_pending());
-            bench.queue.done(&first);
+            bench.queue.handled(&first);
             assert_eq!(fourth.await.unwrap().0.offset, 3);
         }
         // What is given up is not waited for.
@@ -291,6 +299,18 @@ mod tests {
         bench.queue.give_up(&[ONE]);
         let state = bench.queue.lock();
         assert_eq!((state.owed, bench.queue.ready.available_permits()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_key_waits_until_what_was_handled_is_kept_and_the_worker_does_not() {
+        let mut bench = Bench::new(&[(ONE, 1, "a!"), (ONE, 2, "a!"), (ONE, 3, "b!")]);
+        bench.queue.repeats = 1;
+        let (first, _permit) = bench.queue.next().await.unwrap();
+        bench.queue.handled(&first);
+        assert_eq!(bench.take().await, (ONE, 3));
+        assert!(futures::poll!(std::pin::pin!(bench.queue.next())).is_pending());
+        bench.queue.done(&first);
+        assert_eq!(bench.take().await, (ONE, 2));
     }
 
     #[tokio::test]

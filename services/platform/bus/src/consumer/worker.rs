@@ -7,13 +7,16 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use runmesh_events::{Catalog, Event, TraceParent};
-use runmesh_store::{StoreError, in_background};
-use tokio::time::sleep;
+use runmesh_events::{Catalog, Event, GroupName, TraceParent};
+use runmesh_store::{StoreError, Versioned, in_background};
+use tokio::{sync::mpsc, task::yield_now, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{BACKOFF, ConsumerGroup, Guard, HandlerError, Incoming, KeyedQueue, PausedGroups, Progress, Severity};
+use super::{
+    BACKOFF, ConsumerGroup, Guard, HandlerError, Incoming, KeyedQueue, PausedGroups, Progress, Severity,
+    resolver::Handled,
+};
 use crate::{Attempt, DeadLetter, DeadLetters, Delivery, dead_letter::Redrive, header};
 
 pub(super) struct Worker {
@@ -23,11 +26,15 @@ pub(super) struct Worker {
     pub(super) guard: Arc<Guard>,
     pub(super) progress: Arc<Progress>,
     pub(super) shutdown: CancellationToken,
+    /// Takes redrives that were handled, of which their letters have to know.
+    pub(super) resolver: mpsc::Sender<Handled>,
 }
 
 /// How a delivery ended.
 enum Outcome {
     Handled,
+    /// It was handled, and is the redrive that this letter waits for.
+    Resolves(Box<Versioned<DeadLetter>>),
     Skipped,
     DeadLetter,
     /// The shutdown came first. The record is not finished and will be delivered again.
@@ -37,7 +44,7 @@ enum Outcome {
 impl Outcome {
     const fn as_str(&self) -> &'static str {
         match self {
-            Self::Handled => "handled",
+            Self::Handled | Self::Resolves(_) => "handled",
             Self::Skipped => "skipped",
             Self::DeadLetter => "dead_letter",
             Self::Unfinished => "unfinished",
@@ -51,6 +58,8 @@ impl Worker {
             let started = Instant::now();
             // What is delivered again disturbs nobody.
             let outcome = if delivery.is_repeated() {
+                // Where nothing has to be waited for, a worker would go on for long before others have their turn.
+                yield_now().await;
                 in_background(self.deliver(&delivery)).await
             } else {
                 self.deliver(&delivery).await
@@ -61,14 +70,23 @@ impl Worker {
                 .increment(1);
             metrics::histogram!("consumer_handle_seconds", "group" => group, "topic" => topic)
                 .record(started.elapsed());
-            if matches!(outcome, Outcome::Unfinished) {
+            match outcome {
                 // Its key waits for the next start.
-                self.progress.given_up(&delivery);
-            } else {
-                self.progress.finished(&delivery);
-                queue.done(&delivery);
+                Outcome::Unfinished => self.progress.given_up(&delivery),
+                // Its key waits until that is kept. The worker does not, unless too much is waiting for that already.
+                Outcome::Resolves(letter) => match self.resolver.reserve().await {
+                    Ok(place) => {
+                        queue.handled(&delivery);
+                        place.send(Handled { delivery, letter, _permit: permit });
+                    }
+                    Err(mpsc::error::SendError(())) => self.progress.given_up(&delivery),
+                },
+                Outcome::Handled | Outcome::Skipped | Outcome::DeadLetter => {
+                    self.progress.finished(&delivery);
+                    queue.handled(&delivery);
+                    queue.done(&delivery);
+                }
             }
-            drop(permit);
         }
     }
 
@@ -78,16 +96,17 @@ impl Worker {
         if for_other || (delivery.header(header::REPLAY).is_some() && !self.group.sees_replays) {
             return Outcome::Skipped;
         }
-        let mut redrive = None;
+        let mut awaited = None;
         // A replay for one group alone is of no letter.
         if redriven_to.is_some() && delivery.header(header::DEAD_LETTER).is_some() {
             let Some(found) = self.surely(|| self.dead_letters.redrive(self.group.name, delivery)).await else {
                 return Outcome::Unfinished;
             };
-            if found == Redrive::Stale {
-                return Outcome::Skipped;
+            match found {
+                Redrive::Awaited(letter) => awaited = Some(letter),
+                Redrive::Stale => return Outcome::Skipped,
+                Redrive::Unknown => {}
             }
-            redrive = Some(found);
         }
         let event = match delivery.event() {
             Ok(event) => event,
@@ -101,14 +120,11 @@ impl Worker {
             Some(true) => return Outcome::DeadLetter,
             Some(false) => {}
         }
-        let outcome = self.attempt(event, delivery).await;
-        if matches!(outcome, Outcome::Handled) && redrive == Some(Redrive::Awaited) {
-            // Before its offset is committed: otherwise nobody would ever learn of it.
-            if self.surely(|| self.dead_letters.resolve(self.group.name, delivery)).await.is_none() {
-                return Outcome::Unfinished;
-            }
+        match (self.attempt(event, delivery).await, awaited) {
+            // That is kept before its offset is committed: otherwise nobody would ever learn of it.
+            (Outcome::Handled, Some(letter)) => Outcome::Resolves(letter),
+            (outcome, _) => outcome,
         }
-        outcome
     }
 
     /// Whether an earlier event of the aggregate is a dead letter that is not over, where order is kept. Then this one waits
@@ -129,22 +145,11 @@ impl Worker {
         Ok(true)
     }
 
-    /// What the store says, however often it has to be asked. `None`: the shutdown came first.
     async fn surely<T, F>(&self, ask: impl Fn() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut wait = BACKOFF.0;
-        loop {
-            match ask().await {
-                Ok(answer) => return Some(answer),
-                Err(error) => {
-                    tracing::error!(group = %self.group.name, %error, "can't reach the dead letters; trying again")
-                }
-            }
-            self.shutdown.run_until_cancelled(sleep(wait)).await?;
-            wait = (wait * 2).min(BACKOFF.1);
-        }
+        surely(self.group.name, &self.shutdown, ask).await
     }
 
     async fn attempt(&self, event: Arc<Event>, delivery: &Delivery) -> Outcome {
@@ -256,6 +261,22 @@ impl Worker {
             "dead letter"
         );
         Ok(Outcome::DeadLetter)
+    }
+}
+
+/// What the store says, however often it has to be asked. `None`: the shutdown came first.
+pub(super) async fn surely<T, F>(group: GroupName, shutdown: &CancellationToken, ask: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut wait = BACKOFF.0;
+    loop {
+        match ask().await {
+            Ok(answer) => return Some(answer),
+            Err(error) => tracing::error!(%group, %error, "can't reach the dead letters; trying again"),
+        }
+        shutdown.run_until_cancelled(sleep(wait)).await?;
+        wait = (wait * 2).min(BACKOFF.1);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use runmesh_events::{EventType, GroupName};
-use runmesh_store::{DocumentStore, Documents, PageQuery, StoreError};
+use runmesh_store::{DocumentStore, Documents, PageQuery, StoreError, Versioned};
 use tokio::sync::Notify;
 
 use super::{DeadLetter, LetterState, Pending};
@@ -21,10 +21,10 @@ pub struct DeadLetters {
 }
 
 /// What a redrive is to its letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Redrive {
     /// It is the one that the letter waits for.
-    Awaited,
+    Awaited(Box<Versioned<DeadLetter>>),
     /// The letter has moved on: it was handled, or given up, or delivered again since.
     Stale,
     /// There is no such letter.
@@ -126,7 +126,7 @@ impl DeadLetters {
         let Some(found) = self.documents.get(&DeadLetter::id_of_delivery(group, delivery)).await? else {
             return Ok(Redrive::Unknown);
         };
-        let letter = found.document;
+        let letter = &found.document;
         let attempt = DeadLetter::redrive_attempt(delivery).unwrap_or_default();
         let next = letter.retries.saturating_add(2);
         let awaited = match letter.state {
@@ -135,18 +135,38 @@ impl DeadLetters {
             LetterState::Scheduled | LetterState::Parked => attempt == next,
             LetterState::Resolved | LetterState::Discarded => false,
         };
-        Ok(if awaited { Redrive::Awaited } else { Redrive::Stale })
+        Ok(if awaited { Redrive::Awaited(Box::new(found)) } else { Redrive::Stale })
+    }
+
+    /// Keeps that redrives were handled, where their letters are as they were seen. Whether that is so, for each in order.
+    pub(crate) async fn resolve_seen(&self, handled: &[(&Delivery, &Versioned<DeadLetter>)]) -> Vec<bool> {
+        let now = SystemTime::now();
+        let (mut resolved, mut written) = (Vec::new(), Vec::new());
+        for (delivery, seen) in handled {
+            let letter = Self::resolved(&seen.document, delivery, now);
+            resolved.push(letter.is_some());
+            written.extend(letter.map(|letter| (letter, seen.revision)));
+        }
+        let results = self.documents.update_many(&written).await;
+        if written.iter().any(|(letter, _)| letter.pending == Some(Pending::Release)) {
+            self.has_changed();
+        }
+        let mut results = results.iter();
+        resolved.into_iter().map(|is_written| is_written && results.next().is_some_and(Result::is_ok)).collect()
+    }
+
+    /// The letter of a redrive that was handled. `None`: it is over already.
+    fn resolved(letter: &DeadLetter, delivery: &Delivery, now: SystemTime) -> Option<DeadLetter> {
+        let retries = DeadLetter::redrive_attempt(delivery).unwrap_or_default().saturating_sub(1);
+        let letter = Some(letter).filter(|letter| !letter.state.is_over())?.clone();
+        let letter = DeadLetter { retries: letter.retries.max(retries), ..letter };
+        Some(letter.moved(LetterState::Resolved, format!("handled after {retries} retries"), now))
     }
 
     /// Keeps that a redrive was handled.
     pub(crate) async fn resolve(&self, group: GroupName, delivery: &Delivery) -> Result<(), StoreError> {
-        let retries = DeadLetter::redrive_attempt(delivery).unwrap_or_default().saturating_sub(1);
         let now = SystemTime::now();
-        let resolved = |letter: Option<&DeadLetter>| {
-            let letter = letter.filter(|letter| !letter.state.is_over())?.clone();
-            let letter = DeadLetter { retries: letter.retries.max(retries), ..letter };
-            Some(letter.moved(LetterState::Resolved, format!("handled after {retries} retries"), now))
-        };
+        let resolved = |letter: Option<&DeadLetter>| Self::resolved(letter?, delivery, now);
         let id = DeadLetter::id_of_delivery(group, delivery);
         let changed = self.documents.change(&id, resolved).await?;
         if changed.is_some_and(|letter| letter.pending == Some(Pending::Release)) {

@@ -5,7 +5,10 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
-use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types::Value};
+use rusqlite::{
+    Connection, OptionalExtension as _, params, params_from_iter,
+    types::{Value, ValueRef},
+};
 
 use super::{
     SqliteStore, backend, collection,
@@ -37,6 +40,23 @@ impl DocumentStore for SqliteStore {
                 .and_then(|mut statement| statement.query_row([id], raw).optional())
                 .map_err(backend)
         })
+    }
+
+    async fn get_many(
+        &self,
+        collection: &'static str,
+        ids: Vec<String>,
+    ) -> Result<Vec<Option<RawDocument>>, StoreError> {
+        self.inner
+            .readers
+            .run_long(move |connection| {
+                // In one transaction: otherwise each read would look for the pages of the one before anew.
+                let transaction = connection.unchecked_transaction().map_err(backend)?;
+                let sql = format!("SELECT id, revision, body FROM doc_{collection} WHERE id = ?1");
+                let mut statement = transaction.prepare_cached(&sql).map_err(backend)?;
+                ids.iter().map(|id| statement.query_row([id], raw).optional().map_err(backend)).collect()
+            })
+            .await
     }
 
     async fn put(
@@ -313,31 +333,34 @@ fn update(
     let RawWrite { id, body, values: fields, due } = write;
     let names: String = fields.iter().map(|(field, _)| format!(", f_{field}")).collect();
     let sql = format!("SELECT due{names} FROM doc_{collection} WHERE id = ? AND revision = ?");
-    let known = connection
-        .prepare_cached(&sql)?
-        .query_row(params![id, seen], |row| {
-            (0..=fields.len()).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<Value>>>()
-        })
-        .optional()?;
-    let Some(known) = known else { return Ok(None) };
+    let due: Value = due.map(micros).into();
     let mut sets = String::new();
     let mut values: Vec<Value> = vec![body.into()];
     let mut moved = Vec::new();
-    let mut known = known.into_iter();
-    let due: Value = due.map(micros).into();
-    if known.next().is_some_and(|known| known != due) {
-        sets.push_str(", due = ?");
-        values.push(due);
-    }
-    for ((field, value), known) in fields.into_iter().zip(known) {
-        let new = to_sql(value);
-        if new != known {
-            sets.push_str(&format!(", f_{field} = ?"));
+    let compare = |row: &rusqlite::Row<'_>| {
+        if row.get_ref(0)? != ValueRef::from(&due) {
+            sets.push_str(", due = ?");
+            values.push(due);
+        }
+        for (column, (field, value)) in (1..).zip(fields) {
+            let known = row.get_ref(column)?;
+            let new = to_sql(value);
+            if known == ValueRef::from(&new) {
+                continue;
+            }
+            sets.push_str(", f_");
+            sets.push_str(field);
+            sets.push_str(" = ?");
             if counted.contains(&field) {
-                moved.push((field, from_sql(known), from_sql(new.clone())));
+                moved.push((field, from_sql(row.get(column)?), from_sql(new.clone())));
             }
             values.push(new);
         }
+        Ok(())
+    };
+    let found = connection.prepare_cached(&sql)?.query_row(params![id, seen], compare).optional()?;
+    if found.is_none() {
+        return Ok(None);
     }
     values.extend([id.into(), seen.into()]);
     let sql =

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use prost::Message as _;
 use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -12,10 +13,11 @@ use super::{
     SqliteStore, backend,
     records::{Origin, TableRecord},
     scan::{Direction, scan},
-    writer::Effects,
+    writer::{self, Effects},
 };
 use crate::{
     Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
+    background::{PART, is_background},
     record::{check_append, decode, record, with_payload},
 };
 
@@ -39,6 +41,16 @@ impl EventStore for SqliteStore {
             .writer
             .run(move |connection, effects| append(connection, effects, &aggregate, expected, events, relayed))
             .await
+    }
+
+    async fn append_each(&self, appends: Vec<(AggregateId, Vec<NewEvent>)>) -> Vec<Result<Appended, StoreError>> {
+        let part = if is_background() { PART } else { usize::MAX };
+        let mut appends = appends.into_iter().peekable();
+        let mut parts = Vec::new();
+        while appends.peek().is_some() {
+            parts.push(self.append_part(appends.by_ref().take(part).collect()));
+        }
+        join_all(parts).await.into_iter().flatten().collect()
     }
 
     async fn read(
@@ -152,6 +164,24 @@ impl EventStore for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Appends to many aggregates in one go.
+    async fn append_part(&self, appends: Vec<(AggregateId, Vec<NewEvent>)>) -> Vec<Result<Appended, StoreError>> {
+        let (count, relayed) = (appends.len(), self.inner.relayed);
+        let append_all = move |connection: &Connection, effects: &mut Effects| {
+            let mut results = Vec::with_capacity(appends.len());
+            for (aggregate, events) in appends {
+                let appended = check_append(&aggregate, &events)
+                    .and_then(|()| append(connection, effects, &aggregate, Expected::Any, events, relayed));
+                match appended {
+                    Err(error) if writer::is_broken(&error) => return Err(error),
+                    result => results.push(result),
+                }
+            }
+            Ok(results)
+        };
+        self.inner.writer.run(append_all).await.unwrap_or_else(|error| vec![Err(error); count])
+    }
+
     async fn scan_to(
         &self,
         filter: &Filter,

@@ -15,10 +15,10 @@ use super::{
     SqliteStore, backend,
     events::{integer, length, micros},
 };
-use crate::{Position, StoreError, background::is_background};
-
-/// How many records are published in one go where that is in no hurry.
-const BACKGROUND_PART: usize = 8;
+use crate::{
+    Position, StoreError,
+    background::{PART, is_background},
+};
 
 /// A record's headers, in order.
 pub type Headers = Vec<(String, Bytes)>;
@@ -122,7 +122,7 @@ impl SqliteStore {
         if !is_background() {
             return self.publish_part(records).await;
         }
-        let parts = records.chunks(BACKGROUND_PART).map(|part| self.publish_part(part.to_vec()));
+        let parts = records.chunks(PART).map(|part| self.publish_part(part.to_vec()));
         Ok(try_join_all(parts).await?.concat())
     }
 
@@ -211,7 +211,7 @@ impl SqliteStore {
     ) -> Result<(), StoreError> {
         self.inner
             .writer
-            .run(move |connection, _| {
+            .run_upkeep(move |connection, _| {
                 let mut upsert = connection
                     .prepare_cached(
                         "INSERT INTO group_offsets (group_name, type, position) VALUES (?1, ?2, ?3)

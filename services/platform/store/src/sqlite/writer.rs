@@ -1,7 +1,6 @@
 //! The one thread that writes, and the one that makes checkpoints.
 
 use std::{
-    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -9,7 +8,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -20,22 +19,11 @@ use tokio::sync::oneshot;
 use super::{
     backend,
     memory::Memory,
+    queue::{Kind, Queue, Sent},
     records::{Origin, TableRecord},
     tallies::Tallies,
 };
 use crate::{LiveEvents, StoreError, Stored, background::is_background};
-
-/// How many jobs one commit takes at most.
-const JOBS_PER_COMMIT: usize = 512;
-
-/// How long a commit goes on taking jobs of the background, with nothing else to do.
-const BACKGROUND: Duration = Duration::from_millis(5);
-
-/// The same while there are other jobs too, which come at once and then wait for no more than this.
-const BACKGROUND_BESIDE: Duration = Duration::from_micros(200);
-
-/// For how long after another job the background is careful.
-const CAREFUL: Duration = Duration::from_millis(50);
 
 /// After how many commits with much in them a checkpoint is due: about 16 MiB of log.
 const CHECKPOINT_PAGES: u64 = 4_096;
@@ -98,7 +86,7 @@ impl Effects {
 
 /// What running a job did to the transaction that it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ran {
+pub(super) enum Ran {
     /// It is as the job wants it, or as it was before.
     Whole,
     /// The backend failed in the middle: nobody knows what of the job's changes is in it.
@@ -110,7 +98,7 @@ pub(super) fn is_broken(error: &StoreError) -> bool {
     matches!(error, StoreError::Backend(_) | StoreError::Unavailable(_) | StoreError::Corrupt(_))
 }
 
-trait Job: Send {
+pub(super) trait Job: Send {
     fn run(&mut self, connection: &Connection, effects: &mut Effects) -> Ran;
     fn reply(self: Box<Self>, committed: Result<(), StoreError>);
 }
@@ -146,76 +134,6 @@ where
     }
 }
 
-/// A job, and whether it is one of the background.
-type Sent = (Box<dyn Job>, bool);
-
-/// The jobs that wait.
-struct Queue {
-    sent: mpsc::Receiver<Sent>,
-    jobs: VecDeque<Box<dyn Job>>,
-    background: VecDeque<Box<dyn Job>>,
-    /// When the last job came that is not of the background.
-    other_at: Option<Instant>,
-    /// Whether the commit at hand has one of the background: each has at least one, so that those come to their end too.
-    has_background: bool,
-}
-
-impl Queue {
-    fn new(sent: mpsc::Receiver<Sent>) -> Self {
-        Self { sent, jobs: VecDeque::new(), background: VecDeque::new(), other_at: None, has_background: false }
-    }
-
-    /// Waits until there is a job. Returns whether there is: otherwise there will be none any more.
-    fn wait(&mut self) -> bool {
-        self.take();
-        if self.jobs.is_empty() && self.background.is_empty() {
-            match self.sent.recv() {
-                Ok(sent) => self.add(sent),
-                Err(mpsc::RecvError) => return false,
-            }
-        }
-        true
-    }
-
-    /// The next job for a commit that began at `began` and has `count` jobs. `None`: it has enough.
-    fn next(&mut self, began: Instant, count: usize) -> Option<Box<dyn Job>> {
-        self.take();
-        if count >= JOBS_PER_COMMIT {
-            return None;
-        }
-        self.has_background &= count > 0;
-        let owes_one = !self.has_background && !self.background.is_empty();
-        let is_last = count + 1 == JOBS_PER_COMMIT;
-        if !(is_last && owes_one)
-            && let Some(job) = self.jobs.pop_front()
-        {
-            return Some(job);
-        }
-        let careful = self.other_at.is_some_and(|at| at.elapsed() < CAREFUL);
-        let room = if careful { BACKGROUND_BESIDE } else { BACKGROUND };
-        if !owes_one && began.elapsed() >= room {
-            return None;
-        }
-        self.has_background = true;
-        self.background.pop_front()
-    }
-
-    fn take(&mut self) {
-        while let Ok(sent) = self.sent.try_recv() {
-            self.add(sent);
-        }
-    }
-
-    fn add(&mut self, (job, is_background): Sent) {
-        if is_background {
-            self.background.push_back(job);
-        } else {
-            self.jobs.push_back(job);
-            self.other_at = Some(Instant::now());
-        }
-    }
-}
-
 /// The way to the writing thread. Dropping it lets the thread finish what it was given and waits for that.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -247,10 +165,27 @@ impl Writer {
         R: Send + 'static,
         F: FnOnce(&Connection, &mut Effects) -> Result<R, StoreError> + Send + 'static,
     {
+        self.run_as(if is_background() { Kind::Background } else { Kind::Live }, work).await
+    }
+
+    /// The same for what is small and comes again and again with any work, also that of the background.
+    pub(super) async fn run_upkeep<R, F>(&self, work: F) -> Result<R, StoreError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Connection, &mut Effects) -> Result<R, StoreError> + Send + 'static,
+    {
+        self.run_as(Kind::Upkeep, work).await
+    }
+
+    async fn run_as<R, F>(&self, kind: Kind, work: F) -> Result<R, StoreError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Connection, &mut Effects) -> Result<R, StoreError> + Send + 'static,
+    {
         let gone = || StoreError::Unavailable("the writer has ended".to_owned());
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Work { work: Some(work), result: None, reply });
-        self.jobs.as_ref().ok_or_else(gone)?.send((job, is_background())).map_err(|_| gone())?;
+        self.jobs.as_ref().ok_or_else(gone)?.send((job, kind)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -394,47 +329,5 @@ mod tests {
             }
         }
         assert_eq!(writer.run(|connection, _| numbers(connection)).await.unwrap(), [1, 3]);
-    }
-
-    struct Idle;
-
-    impl Job for Idle {
-        fn run(&mut self, _: &Connection, _: &mut Effects) -> Ran {
-            Ran::Whole
-        }
-
-        fn reply(self: Box<Self>, _: Result<(), StoreError>) {}
-    }
-
-    /// A queue with so many jobs, and so many of the background.
-    fn queue(jobs: usize, background: usize) -> Queue {
-        let (send, sent) = mpsc::channel::<Sent>();
-        for is_background in std::iter::repeat_n(true, background).chain(std::iter::repeat_n(false, jobs)) {
-            send.send((Box::new(Idle), is_background)).unwrap();
-        }
-        Queue::new(sent)
-    }
-
-    #[test]
-    fn what_is_in_no_hurry_comes_last_and_in_small_parts_while_there_is_something_else() {
-        let mut queue = queue(2, 4);
-        assert!(queue.wait());
-        let began = Instant::now().checked_sub(BACKGROUND_BESIDE * 2).unwrap();
-        // Both jobs, and then one of the background, though the commit has gone on long enough for that.
-        assert!(queue.next(began, 0).is_some() && queue.next(began, 1).is_some());
-        assert_eq!((queue.jobs.len(), queue.background.len()), (0, 4));
-        assert!(queue.next(began, 2).is_some() && queue.next(began, 3).is_none());
-        assert_eq!(queue.background.len(), 3);
-        // The next commit has one too, whatever else there is for it.
-        queue.jobs.push_back(Box::new(Idle));
-        assert!(queue.next(began, 0).is_some() && queue.background.len() == 3);
-        queue.jobs.push_back(Box::new(Idle));
-        assert!(queue.next(began, JOBS_PER_COMMIT - 1).is_some() && queue.background.len() == 2);
-        assert!(queue.next(began, JOBS_PER_COMMIT).is_none());
-        assert!(queue.next(began, 0).is_some() && queue.jobs.is_empty());
-        // With nothing else for some time it has more of it.
-        queue.other_at = Instant::now().checked_sub(CAREFUL * 2);
-        assert!(queue.next(began, 1).is_some() && queue.next(began, 2).is_some());
-        assert!(queue.next(began, 3).is_none() && !queue.wait(), "nobody can send any more");
     }
 }
