@@ -34,8 +34,8 @@ impl From<&StoreError> for Refusal {
 /// tells of its failure.
 const TRIES: usize = 5;
 
-/// Letters that are marked as delivered again, which they have to be now. Should that not come about, such as after a crash,
-/// the worker does it after a moment.
+/// Letters that are marked as delivered again, and told of, which they have to be now. Should that not come about, such as after
+/// a crash, the worker does it after a moment.
 #[derive(Debug)]
 pub(crate) struct Marked {
     /// The letters, each with its place among the results.
@@ -54,10 +54,11 @@ impl Inner {
         now: SystemTime,
     ) -> Vec<Result<(), Refusal>> {
         let marked = self.mark(letters, by, redrive_id, now).await;
-        self.send(marked, by, now).await
+        self.send(marked, now).await
     }
 
-    /// Marks letters that were just read as delivered again.
+    /// Marks letters that were just read as delivered again, and tells of it: before they are, since a group may be so fast that
+    /// nobody would know any more that it has to be told.
     pub(crate) async fn mark(
         &self,
         letters: Vec<Versioned<DeadLetter>>,
@@ -86,6 +87,13 @@ impl Inner {
                 marked.results[place] = result;
             }
         }
+        let sent: Vec<&DeadLetter> = marked.letters.iter().map(|(_, letter)| letter).collect();
+        if let Err(error) = tell::retries(&*self.events, &sent, by).await {
+            // It is done again after a moment, with all that follows, since the letters are marked.
+            for (place, _) in marked.letters.drain(..) {
+                marked.results[place] = Err((&error).into());
+            }
+        }
         marked
     }
 
@@ -111,13 +119,12 @@ impl Inner {
         marked.into_iter().map(|(letter, _)| letter).zip(results).collect()
     }
 
-    /// Tells of letters that are marked, and publishes their records. A result for each that was to be marked, in order.
-    pub(crate) async fn send(&self, marked: Marked, by: By<'_>, now: SystemTime) -> Vec<Result<(), Refusal>> {
+    /// Publishes the records of letters that are marked. A result for each that was to be marked, in order.
+    pub(crate) async fn send(&self, marked: Marked, now: SystemTime) -> Vec<Result<(), Refusal>> {
         let Marked { letters, mut results } = marked;
         let sent: Vec<&DeadLetter> = letters.iter().map(|(_, letter)| letter).collect();
         // What fails here is done again after a moment, since the letters are marked.
-        let (told, published) = tokio::join!(tell::retries(&*self.events, &sent, by), self.publish(&sent, now));
-        if let Err(error) = told.and(published) {
+        if let Err(error) = self.publish(&sent, now).await {
             for (place, _) in &letters {
                 results[*place] = Err((&error).into());
             }

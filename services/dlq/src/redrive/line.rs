@@ -1,5 +1,5 @@
-//! The letters of a redrive that are on their way to the bus: while some are told and published, the next ones are read and
-//! marked. Each batch is told and published after the one before it.
+//! The letters of a redrive that are on their way to the bus: while some are published, the next ones are read, marked and told
+//! of. Each batch is published after the one before it.
 
 use std::{
     collections::VecDeque,
@@ -70,6 +70,8 @@ pub(super) struct Line {
     work: Arc<Work>,
     marking: VecDeque<Batch<Result<Ready, Failure>>>,
     sending: Option<Batch<Result<Counts, Failure>>>,
+    /// Whether a batch has failed, so that what is behind it does not count.
+    failed: bool,
 }
 
 /// What its tasks share.
@@ -85,7 +87,7 @@ impl Line {
         let RedriveDocument { id, actor, reason, .. } = redrive;
         let (redrive_id, actor, reason) = (id.clone(), actor.clone(), reason.clone());
         let work = Work { inner: Arc::clone(inner), redrive_id, actor, reason };
-        Self { work: Arc::new(work), marking: VecDeque::new(), sending: None }
+        Self { work: Arc::new(work), marking: VecDeque::new(), sending: None, failed: false }
     }
 
     /// How many letters are in it.
@@ -117,6 +119,12 @@ impl Line {
     /// In words, why letters are not delivered for the moment: what is in the line has to be [finished](Line::finish) and then
     /// looked at again.
     pub(super) async fn moved(&mut self, patience: Duration) -> Result<Option<(Counts, Place)>, Failure> {
+        let moved = self.try_to_move(patience).await;
+        self.failed |= moved.is_err();
+        moved
+    }
+
+    async fn try_to_move(&mut self, patience: Duration) -> Result<Option<(Counts, Place)>, Failure> {
         if let Some(batch) = &mut self.sending {
             let Ok(sent) = timeout(patience, &mut batch.work).await else { return Ok(None) };
             let after = batch.after;
@@ -134,19 +142,19 @@ impl Line {
         Ok(None)
     }
 
-    /// Tells and publishes what is marked or about to be. Returns what is done with up to the first failure: what is behind
-    /// that counts as delivered when it is looked at again.
+    /// Publishes what is marked or about to be, and leaves the line empty. Returns what is done with up to the first
+    /// batch that has failed: what is behind that counts as delivered when it is looked at again.
     pub(super) async fn finish(&mut self) -> Vec<(Counts, Place)> {
-        let (mut done, mut failed) = (Vec::new(), false);
+        let mut done = Vec::new();
         while self.len() > 0 {
             match self.moved(Duration::MAX).await {
-                Ok(moved) => done.extend(moved.filter(|_| !failed)),
+                Ok(moved) => done.extend(moved.filter(|_| !self.failed)),
                 Err(why) => {
                     tracing::warn!(redrive_id = self.work.redrive_id, why, "can't deliver; it is done after a moment");
-                    failed = true;
                 }
             }
         }
+        self.failed = false;
         done
     }
 }
@@ -173,7 +181,7 @@ impl Work {
     }
 
     async fn send(&self, Ready { marked, mut counts }: Ready) -> Result<Counts, Failure> {
-        for outcome in self.inner.send(marked, self.by(), SystemTime::now()).await {
+        for outcome in self.inner.send(marked, SystemTime::now()).await {
             match outcome {
                 Ok(()) => counts.delivered += 1,
                 Err(Refusal::Changed) => counts.skipped += 1,

@@ -4,6 +4,7 @@
 
 mod act;
 mod counts;
+mod flaky;
 mod mesh;
 mod policies;
 mod redrives;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -19,6 +19,8 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::flaky::FlakyEvents;
+
 pub(crate) const GROUP: GroupName = GroupName::new("shop");
 
 /// How the group fails.
@@ -26,6 +28,8 @@ pub(crate) const GROUP: GroupName = GroupName::new("shop");
 pub(crate) struct Switch {
     pub(crate) transient: Arc<AtomicBool>,
     pub(crate) permanent: Arc<AtomicBool>,
+    /// How many of the next tellings of many letters fail, but for the first one.
+    pub(crate) untold: Arc<AtomicUsize>,
 }
 
 /// A mesh of one group on [`TOPIC`] and [`TOPIC_2`]. Events whose aggregates begin with `good` are always handled.
@@ -57,7 +61,7 @@ impl Mesh {
         let consumer = Consumer::new(Arc::clone(&bus), Arc::new(store.clone())).await.unwrap();
         let stop = CancellationToken::new();
         let service = DeadLetterService::build(Dependencies {
-            events: Arc::new(store.clone()),
+            events: Arc::new(FlakyEvents::new(store.clone(), Arc::clone(&fails.untold))),
             documents: Arc::new(store.clone()),
             bus: Arc::clone(&bus),
             letters: consumer.dead_letters().clone(),
