@@ -1,4 +1,5 @@
-//! The sandbox's helper as a program of its own, for tests, whose own `main` is not theirs to change.
+//! The sandbox's helper as a program of its own. Sandboxes are copies of it, so the node takes it rather than its own large
+//! program where it is beside that. Tests use it too, whose own `main` is not theirs to change.
 
 fn main() {
     runmesh_runner::run_sandbox_helper_if_asked();

@@ -6,6 +6,7 @@ use runmesh_runner::Avoid;
 mod endings;
 mod harness;
 mod hygiene;
+mod network;
 mod ordinary;
 mod output;
 mod prepared;

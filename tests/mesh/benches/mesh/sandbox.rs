@@ -24,7 +24,9 @@ const AT_ONCE: [usize; 2] = [2, 8];
 
 /// The sandbox by itself, in this process.
 fn open(folder: &Path, pool: usize, prepare: Vec<PathBuf>) -> anyhow::Result<Arc<ProcessSandbox>> {
-    let helper = HelperCommand { program: binary()?, arguments: vec![SANDBOX_HELPER_ARGUMENT.into()] };
+    // The one that the binary takes.
+    let program = binary()?.with_file_name("sandbox-helper");
+    let helper = HelperCommand { program, arguments: vec![SANDBOX_HELPER_ARGUMENT.into()] };
     let config = ProcessConfig { pool, helper, prepare, ..ProcessConfig::new(folder) };
     Ok(Arc::new(ProcessSandbox::open(config)?))
 }

@@ -15,10 +15,12 @@ use rustix::process::{DumpableBehavior, Signal};
 use super::sys::{self, Namespaces, Side};
 use super::wire::{self, Capable, Entry, Fault, Isolation, Prepare, Setup, Step};
 use confine::Confinement;
+use network::Networks;
 
 mod confine;
 mod init;
 mod landlock;
+mod network;
 mod place;
 mod root;
 mod script;
@@ -30,9 +32,18 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// The argument that makes a program the helper.
 pub const ARGUMENT: &str = "sandbox-helper";
 
+/// The argument that makes a program tell its [`STAMP`].
+pub(super) const STAMP_ARGUMENT: &str = "sandbox-helper-stamp";
+/// The same for programs with the same code of the sandbox.
+pub(super) const STAMP: &str = env!("RUNMESH_SANDBOX_STAMP");
+
 /// Turns this process into the helper if its first argument says so, and then does not return. To be called first in the
 /// `main` of every program that opens a [`super::ProcessSandbox`], before any thread is started.
 pub fn run_if_asked() {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == STAMP_ARGUMENT) {
+        rustix::io::write(rustix::stdio::stdout(), STAMP.as_bytes()).ok();
+        sys::exit_now(0);
+    }
     if std::env::args_os().nth(1).is_some_and(|argument| argument == ARGUMENT) {
         let code = match Helper::start() {
             Ok(Some(mut helper)) => {
@@ -53,6 +64,7 @@ struct Helper {
     children: OwnedFd,
     /// The first processes of sandboxes.
     inits: std::collections::HashSet<u32>,
+    networks: Networks,
 }
 
 fn node() -> BorrowedFd<'static> {
@@ -98,7 +110,8 @@ impl Helper {
         }
         let confinement = Confinement::new(&setup);
         let capable = confinement.capable();
-        Ok((Helper { setup, confinement, children, inits: Default::default() }, capable))
+        let (inits, networks) = Default::default();
+        Ok((Helper { setup, confinement, children, inits, networks }, capable))
     }
 
     /// Until the node goes away.
@@ -139,7 +152,9 @@ impl Helper {
     fn reap(&mut self) -> io::Result<()> {
         init::drain(&self.children);
         while let Some(reaped) = sys::reap_any()? {
-            self.inits.remove(&reaped.pid);
+            if self.inits.remove(&reaped.pid) {
+                self.networks.given_back(reaped.pid);
+            }
         }
         if self.setup.isolation == Isolation::Plain {
             // Whoever else is a child of the helper has lost its sandbox's first process.
@@ -161,20 +176,28 @@ impl Helper {
         let ways = descriptors.split_off(1);
         let cgroup = ways.first().filter(|_| order.entry == Entry::Born);
         let namespaced = self.setup.isolation != Isolation::Plain;
-        let namespaces = Namespaces {
-            system: namespaced,
-            network: namespaced && order.network,
-            user: self.setup.isolation == Isolation::UserNamespace,
+        // In a user namespace the network namespace has to be made there too.
+        let user = self.setup.isolation == Isolation::UserNamespace;
+        let enters = namespaced && order.network && !user;
+        let network = match enters.then(|| self.networks.enter()).transpose() {
+            Ok(network) => network,
+            Err(error) => return wire::send(node(), &Err::<u32, _>(Fault::new("make a network", &error)), &[]),
         };
+        let namespaces = Namespaces { system: namespaced, network: user && order.network, user };
         match sys::clone(namespaces, cgroup.map(AsFd::as_fd)) {
             Ok(Side::Parent { pid, handle }) => {
                 self.inits.insert(pid);
+                if let Some(network) = network {
+                    self.networks.taken(pid, network);
+                }
                 wire::send(node(), &Ok::<_, Fault>(pid), &[handle.as_fd()])
             }
             Ok(Side::Child) => {
+                // Those of other sandboxes.
+                self.networks = Networks::default();
                 // A panic must not unwind into the helper's own loop, which this process has a copy of.
                 let work = std::panic::AssertUnwindSafe(|| {
-                    init::run(&self.setup, &self.confinement, order, descriptors.remove(0), ways);
+                    init::run(&self.setup, &self.confinement, order, network, descriptors.remove(0), ways);
                 });
                 std::panic::catch_unwind(work).ok();
                 sys::exit_now(0);

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use crate::sandbox::SandboxError;
 
 /// How long the helper may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The name of the helper as a program of its own.
+const SMALL: &str = "sandbox-helper";
 /// How long it may take to end once the node has let go of it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -31,10 +33,24 @@ pub struct HelperCommand {
 }
 
 impl Default for HelperCommand {
-    /// This program.
+    /// The small program beside this one, if it is there and of the same build; otherwise this program. Sandboxes are copies
+    /// of the helper, so a small one makes each of them cost less.
     fn default() -> Self {
-        HelperCommand { program: "/proc/self/exe".into(), arguments: vec![super::helper::ARGUMENT.into()] }
+        let beside = std::env::current_exe().map(|own| own.with_file_name(SMALL)).ok();
+        let small = beside.filter(|program| program.is_file() && is_of_this_build(program));
+        let program = small.unwrap_or_else(|| "/proc/self/exe".into());
+        HelperCommand { program, arguments: vec![super::helper::ARGUMENT.into()] }
     }
+}
+
+/// Whether a program says that it is a helper of the same build as this one.
+fn is_of_this_build(program: &Path) -> bool {
+    let asked = Command::new(program).arg(super::helper::STAMP_ARGUMENT).env_clear().stdin(Stdio::null()).output();
+    let same = asked.is_ok_and(|answer| answer.stdout == super::helper::STAMP.as_bytes());
+    if !same {
+        tracing::warn!(program = %program.display(), "is of another build; sandboxes are made by this program itself");
+    }
+    same
 }
 
 /// A helper that runs; started again when it has died.

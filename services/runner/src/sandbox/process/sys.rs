@@ -1,6 +1,7 @@
 //! What no safe wrapper in use here offers. All `unsafe` of the crate is in this file.
 #![allow(unsafe_code, reason = "rustix and the standard library lack these calls")]
 
+use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::thread::UnshareFlags;
+use seccompiler::sock_filter;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -89,6 +91,76 @@ pub(super) fn clone(namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>) -> i
             Ok(Side::Parent { pid: u32::try_from(pid).map_err(io::Error::other)?, handle })
         }
     }
+}
+
+/// The stack of a process that shares memory until it loads its program.
+const STACK: usize = 256 << 10;
+
+/// Has a new process do `work`, which shares this one's memory until it has loaded its program or ended; so nothing is
+/// copied. This process, which must have one thread only, waits until then. Where `work` returns, the new process ends.
+/// What `work` drops is gone here too, but for descriptors, of which each has its own. Returns the new process's id.
+pub(super) fn clone_sharing(mut work: &mut dyn FnMut()) -> io::Result<u32> {
+    extern "C" fn enter(work: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: it is the pointer that was given to `clone` below, to a local of the caller, which waits.
+        let work = unsafe { &mut *work.cast::<&mut dyn FnMut()>() };
+        work();
+        exit_now(127)
+    }
+    let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack grows down from its end, which is aligned to 16 bytes, and belongs to the new process alone. The
+    // kernel resumes this process only when the other has left its memory, so both pointers are to what lives, nothing
+    // is used by both at a time, and there is no other thread that could.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(stack.capacity());
+        libc::clone(enter, top.cast(), flags, (&raw mut work).cast())
+    };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { u32::try_from(pid).map_err(io::Error::other) }
+}
+
+/// Loads a program into this process, with these arguments, the first of which names it, and this environment. Returns only
+/// if that can't be done, and why.
+pub(super) fn execute(arguments: &[CString], environment: &[CString]) -> io::Error {
+    let ends = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (ends(arguments), ends(environment));
+    let Some(program) = arguments.first() else { return io::ErrorKind::NotFound.into() };
+    // SAFETY: all are NUL-terminated texts that live until the call returns, in lists that end with a null pointer.
+    unsafe { libc::execvpe(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Has this filter say of each system call of this thread, and of what it starts, whether it is told of. Returns where.
+pub(super) fn seccomp_listener(filter: &[sock_filter]) -> io::Result<OwnedFd> {
+    let length = libc::c_ushort::try_from(filter.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len: length, filter: filter.as_ptr().cast_mut().cast() };
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: the kernel reads the program, whose instructions have the kernel's own layout, and changes nothing of it.
+    let fd = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for this process; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes the next system call that is told of, and lets it go on, once `before` has been done. Blocks if there is none.
+pub(super) fn let_go_on(listener: BorrowedFd<'_>, before: impl FnOnce()) -> io::Result<()> {
+    // SAFETY: both structs are integers, for which zero is a valid value.
+    let (mut call, mut answer) =
+        unsafe { (std::mem::zeroed::<libc::seccomp_notif>(), std::mem::zeroed::<libc::seccomp_notif_resp>()) };
+    // SAFETY: the kernel writes the struct, a live local of the type that belongs to this number.
+    if unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut call) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    before();
+    answer.id = call.id;
+    answer.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    // SAFETY: as above; the kernel reads the struct.
+    let answered = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+    if answered == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Moves this process, which must have one thread only, into new namespaces.
@@ -174,7 +246,7 @@ pub(super) fn reset_signals() -> io::Result<()> {
 /// Sets attributes of a mount and of all mounts below it. Attributes are only added.
 pub(super) fn set_mount_attributes(path: &Path, attributes: u64) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let path = CString::new(path.as_os_str().as_bytes())?;
     let wanted = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_RECURSIVE | libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: the path is a NUL-terminated string and the struct a live local; the kernel only reads both.

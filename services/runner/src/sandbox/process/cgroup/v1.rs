@@ -41,7 +41,11 @@ pub(super) fn reset_peak(folder: &Path) -> io::Result<()> {
 }
 
 pub(super) fn limit_cpu(folder: &Path, millis: u32) -> io::Result<()> {
-    fs::write(folder.join("cpu.cfs_period_us"), PERIOD.to_string())?;
+    // Each of these writes holds all processors up, and a new cgroup has this period.
+    let period = folder.join("cpu.cfs_period_us");
+    if number(&period) != Some(PERIOD) {
+        fs::write(period, PERIOD.to_string())?;
+    }
     fs::write(folder.join("cpu.cfs_quota_us"), quota(millis).to_string())
 }
 

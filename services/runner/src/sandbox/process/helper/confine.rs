@@ -96,8 +96,9 @@ impl Confinement {
 
 impl Applicable<'_> {
     /// Applies it to this process, for good.
-    pub(super) fn apply(self) -> Result<(), Fault> {
-        if let Some(rules) = self.rules {
+    pub(super) fn apply(&self) -> Result<(), Fault> {
+        if let Some(rules) = &self.rules {
+            let rules = rules.try_clone().step("apply Landlock rules")?;
             rules.restrict_self().map_err(|error| io::Error::other(error.to_string())).step("apply Landlock rules")?;
         }
         for filter in self.filters {

@@ -1,8 +1,8 @@
 //! The first process of a sandbox: sets it up, starts the script, reaps what ends, and ends everything when told, or
 //! when the node is gone.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::super::peak_rss;
 use super::super::sys::{self, Namespaces, Side};
 use super::super::wire::{self, Ended, Entry, Fault, Isolation, Notice, Order, Prepare, Script, Setup, Step};
 use super::confine::Confinement;
+use super::network::Network;
 use super::script::Birth;
 use super::{place, root, script};
 use warm::Warm;
@@ -34,6 +35,9 @@ struct Init<'a> {
     confinement: &'a Confinement,
     control: OwnedFd,
     children: OwnedFd,
+    /// The network namespace, where the helper made it, and what tells when a socket is asked for there.
+    internet: Option<Network>,
+    asked: Option<OwnedFd>,
     main: Option<u32>,
     /// An interpreter that waits for its script.
     warm: Option<Warm>,
@@ -50,7 +54,14 @@ struct Init<'a> {
 }
 
 /// Is the first process, until its sandbox is to end.
-pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, control: OwnedFd, cgroup: Vec<OwnedFd>) {
+pub(super) fn run(
+    setup: &Setup,
+    confinement: &Confinement,
+    order: &Prepare,
+    internet: Option<Network>,
+    control: OwnedFd,
+    cgroup: Vec<OwnedFd>,
+) {
     let children = match enter(order, cgroup).and_then(|()| set_up(setup)) {
         Ok(children) => children,
         Err(fault) => {
@@ -65,6 +76,8 @@ pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, con
         confinement,
         control,
         children,
+        internet,
+        asked: None,
         main: None,
         warm: None,
         warm_cpu: Duration::ZERO,
@@ -77,6 +90,7 @@ pub(super) fn run(setup: &Setup, confinement: &Confinement, order: &Prepare, con
     };
     match init.isolate(order) {
         Ok((no_proc, folders)) => {
+            init.asked = init.internet.as_ref().and_then(Network::watch);
             // Its own files in /proc were needed up to here. Nobody of the same user gets to its memory and descriptors.
             rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
             let folders: Vec<_> = folders.iter().map(|folder| folder.as_fd()).collect();
@@ -155,7 +169,7 @@ impl Init<'_> {
                 error.to_string()
             }
         };
-        if order.network {
+        if order.network && self.internet.is_none() {
             sys::loopback_up().step("bring the loopback interface up")?;
         }
         Ok((no_proc, folders))
@@ -170,14 +184,18 @@ impl Init<'_> {
     fn serve(&mut self) -> io::Result<()> {
         loop {
             let readable = {
-                let mut watched =
-                    [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.children, PollFlags::IN)];
+                let asked = self.asked.as_ref().unwrap_or(&self.control);
+                let watched = [&self.control, &self.children, asked];
+                let mut watched = watched.map(|one| PollFd::new(one, PollFlags::IN));
                 match poll(&mut watched, None) {
                     Ok(_) => watched.map(|one| !one.revents().is_empty()),
                     Err(rustix::io::Errno::INTR) => continue,
                     Err(error) => return Err(error.into()),
                 }
             };
+            if let (Some(internet), Some(asked), true) = (&self.internet, &self.asked, readable[2]) {
+                internet.let_go_on(asked.as_fd());
+            }
             // First what has ended, so that an order that comes too late is known to.
             drain(&self.children);
             self.reap()?;
@@ -235,9 +253,9 @@ impl Init<'_> {
         let confinement = self.confinement.prepare(folder, self.network)?;
         let user = self.script_user();
         let birth = Birth { script, streams: descriptors, kept: &[], user, confinement, control: &self.control };
-        let (pid, report) = bear(birth)?;
-        self.main = Some(pid);
-        loaded(report).inspect_err(|_| self.main = None)
+        let (pid, loaded) = bear(&birth)?;
+        self.main = loaded.is_ok().then_some(pid);
+        loaded
     }
 
     fn reap(&mut self) -> io::Result<()> {
@@ -313,24 +331,12 @@ impl Init<'_> {
     }
 }
 
-/// Starts a process that becomes a script. Returns its id, and what [`loaded`] waits for.
-fn bear(birth: Birth<'_>) -> Result<(u32, File), Fault> {
-    let (report, reporting) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("make a pipe")?;
-    match sys::clone(Namespaces::default(), None).step("start a process")? {
-        Side::Child => script::become_script(birth, reporting),
-        Side::Parent { pid, .. } => Ok((pid, File::from(report))),
-    }
-}
-
-/// Waits until a process that becomes a script has loaded its program.
-fn loaded(mut report: File) -> Result<(), Fault> {
-    let mut text = Vec::new();
-    report.read_to_end(&mut text).step("wait for the program")?;
-    if text.is_empty() {
-        return Ok(());
-    }
-    let fault = serde_json::from_slice(&text).map_err(io::Error::other);
-    Err(fault.unwrap_or_else(|error| Fault::new("load the program", &error)))
+/// Starts a process that becomes a script. Returns its id, and why its program could not be loaded, if it could not.
+fn bear(birth: &Birth<'_>) -> Result<(u32, Result<(), Fault>), Fault> {
+    let texts = script::Texts::of(birth.script)?;
+    let mut loaded = Ok(());
+    let pid = sys::clone_sharing(&mut || loaded = Err(script::become_script(birth, &texts)));
+    Ok((pid.step("start a process")?, loaded))
 }
 
 fn pid_of(number: u32) -> Option<Pid> {

@@ -1,10 +1,9 @@
 //! The last steps before a script's program is loaded, in the process that becomes its main process.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::io::FdFlags;
@@ -30,19 +29,38 @@ pub(super) struct Birth<'a> {
     pub(super) control: &'a OwnedFd,
 }
 
-/// Becomes the script. Reports why it could not be started, and ends.
-pub(super) fn become_script(birth: Birth<'_>, report: OwnedFd) -> ! {
-    let fault = match try_become(birth) {
-        Ok(never) => match never {},
-        Err(fault) => fault,
-    };
-    // Whoever waits for it takes an empty report for a start; this one never is.
-    let text = serde_json::to_vec(&fault).unwrap_or_else(|_| b"{}".to_vec());
-    File::from(report).write_all(&text).ok();
-    sys::exit_now(127)
+/// The arguments of a program and its environment, as the kernel takes them. Of variables with one name the last holds, and
+/// they are in the order of their names.
+pub(super) struct Texts {
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
 }
 
-fn try_become(birth: Birth<'_>) -> Result<std::convert::Infallible, Fault> {
+impl Texts {
+    pub(super) fn of(script: &Script) -> Result<Texts, Fault> {
+        let text = |text: String| CString::new(text).step("read the command");
+        let variables: BTreeMap<&str, &str> =
+            script.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Ok(Texts {
+            arguments: script.command.iter().cloned().map(text).collect::<Result<_, _>>()?,
+            environment: variables
+                .into_iter()
+                .map(|(name, value)| text(format!("{name}={value}")))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Becomes the script. Returns only if that can't be done, and why. Until then the process shares the memory of the sandbox's
+/// first process.
+pub(super) fn become_script(birth: &Birth<'_>, texts: &Texts) -> Fault {
+    match try_become(birth, texts) {
+        Ok(never) => match never {},
+        Err(fault) => fault,
+    }
+}
+
+fn try_become(birth: &Birth<'_>, texts: &Texts) -> Result<std::convert::Infallible, Fault> {
     let Birth { script, streams, kept, user, confinement, control } = birth;
     let [stdin, stdout, stderr] = streams else {
         return Err(Fault { step: "find the standard streams".to_owned(), errno: libc::EBADF });
@@ -58,7 +76,7 @@ fn try_become(birth: Birth<'_>) -> Result<std::convert::Infallible, Fault> {
     // For one that is started before the sandbox's first process gives up its own.
     drop_bounds();
     if let Some(user) = user {
-        become_user(user)?;
+        become_user(*user)?;
     }
     rustix::process::chdir(&script.directory).step("enter the working folder")?;
     drop_capabilities(CapabilitySet::empty())?;
@@ -66,16 +84,11 @@ fn try_become(birth: Birth<'_>) -> Result<std::convert::Infallible, Fault> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("die with the sandbox")?;
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
     sys::inherit_nothing();
-    for descriptor in kept {
+    for descriptor in *kept {
         rustix::io::fcntl_setfd(descriptor, FdFlags::empty()).step("keep a descriptor")?;
     }
-    let Some((program, arguments)) = script.command.split_first() else {
-        return Err(Fault { step: "find the program".to_owned(), errno: libc::ENOENT });
-    };
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(script.environment.iter().map(|(name, value)| (name, value)));
     confinement.apply()?;
-    let mut error = command.exec();
+    let mut error = sys::execute(&texts.arguments, &texts.environment);
     // A program that was written a moment ago can be busy: another process may hold the writer's descriptor until its
     // own exec.
     for _ in 0..50 {
@@ -83,7 +96,7 @@ fn try_become(birth: Birth<'_>) -> Result<std::convert::Infallible, Fault> {
             break;
         }
         std::thread::sleep(Duration::from_millis(1));
-        error = command.exec();
+        error = sys::execute(&texts.arguments, &texts.environment);
     }
     Err(Fault::new("load the program", &error))
 }

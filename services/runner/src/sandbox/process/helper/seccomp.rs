@@ -2,12 +2,15 @@
 //! ENOSYS, so that libraries take the older way.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
 
+use super::super::sys;
 use calls::{ALWAYS, ISOLATED, SCHEDULING, legacy};
 
 mod calls;
@@ -98,6 +101,12 @@ pub(super) fn filters(apart: Apart) -> Result<Vec<BpfProgram>, BackendError> {
     Ok(vec![list, absent.try_into()?])
 }
 
+/// Has it told when this process, or what it starts, asks for a socket that is not a local one.
+pub(super) fn tell_of_sockets() -> io::Result<OwnedFd> {
+    let arch = std::env::consts::ARCH.try_into().map_err(|error: BackendError| io::Error::other(error.to_string()))?;
+    sys::seccomp_listener(&index::tell_of_sockets(arch))
+}
+
 /// Of the internet's sockets only TCP and UDP, and only where they lead nowhere. Elsewhere a script gets no local ones
 /// either: those of others could be there, in the file system or by their abstract names.
 fn sockets(apart: Apart) -> Result<Vec<SeccompRule>, BackendError> {
@@ -147,6 +156,26 @@ mod tests {
 
     const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
     const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn it_is_told_when_a_socket_is_asked_for_that_is_not_a_local_one() {
+        const ARCH: u32 = 0xc000_003e;
+        const TOLD: u32 = libc::SECCOMP_RET_USER_NOTIF;
+        let filter = index::tell_of_sockets(TargetArch::x86_64);
+        let ask = |arch: u32, call: i64, first: u64| {
+            index::tests::ask(&filter, arch, u32::try_from(call).unwrap(), [first, 1, 0, 0, 0, 0]).0
+        };
+        let family = |family: i32| u64::from(family.unsigned_abs());
+        assert_eq!(ask(ARCH, libc::SYS_socket, family(libc::AF_UNIX)), ALLOWED);
+        for other in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, 99] {
+            assert_eq!(ask(ARCH, libc::SYS_socket, family(other)), TOLD, "{other}");
+        }
+        for call in [libc::SYS_read, libc::SYS_socketpair, libc::SYS_connect] {
+            assert_eq!(ask(ARCH, call, family(libc::AF_INET)), ALLOWED, "{call}");
+        }
+        assert_eq!(ask(0x4000_0003, libc::SYS_read, 0), TOLD);
+    }
 
     #[cfg(target_arch = "x86_64")]
     #[test]

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use super::super::super::wire::{self, Fault, Notice, Script, Step};
 use super::super::{root, script};
-use super::{Birth, Init, bear, drain, loaded, pid_of, signal};
+use super::{Birth, Init, bear, drain, pid_of, signal};
 
 /// How long an interpreter may take until it waits, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,12 +62,13 @@ impl Init<'_> {
             confinement: self.confinement.prepare(None, self.network)?,
             control: &self.control,
         };
-        let (pid, report) = bear(birth)?;
+        let (pid, loaded) = bear(&birth)?;
         // Before anything can fail: it has to be reaped.
         self.warm = Some(Warm { pid, wake });
         // With the last copies here gone, its end is seen.
+        drop(birth);
         drop((theirs, streams, later));
-        loaded(report)?;
+        loaded?;
         self.sign("wait for the interpreter")
     }
 

@@ -9,6 +9,8 @@ use seccompiler::{BpfProgram, TargetArch, sock_filter};
 /// Where a filter finds the number of the call, and the architecture that it was made for.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
+/// Where it finds the first argument of `socket`, of which the kernel looks at this half.
+const FAMILY: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
@@ -19,13 +21,33 @@ const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 /// Where to go for a call, while the distance to there is not known yet.
 const ELSEWHERE: u32 = u32::MAX;
 
-/// A filter that allows these calls, and does with all others what `rest` does. `None`: there are too many.
-pub(super) fn in_front(allowed: &BTreeSet<u32>, arch: TargetArch, rest: BpfProgram) -> Option<BpfProgram> {
-    let arch = match arch {
+fn number_of(arch: TargetArch) -> u32 {
+    match arch {
         TargetArch::x86_64 => 0xc000_003e,
         TargetArch::aarch64 => 0xc000_00b7,
         TargetArch::riscv64 => 0xc000_00f3,
-    };
+    }
+}
+
+/// A filter that has it told when a socket is asked for that is not a local one, and allows everything. What comes by the
+/// numbers of another architecture is told of, whatever it is.
+pub(super) fn tell_of_sockets(arch: TargetArch) -> BpfProgram {
+    let socket = u32::try_from(libc::SYS_socket).unwrap_or(u32::MAX);
+    vec![
+        instruction(LOAD, 0, 0, ARCHITECTURE),
+        instruction(IF_EQUAL, 0, 5, number_of(arch)),
+        instruction(LOAD, 0, 0, NUMBER),
+        instruction(IF_EQUAL, 0, 2, socket),
+        instruction(LOAD, 0, 0, FAMILY),
+        instruction(IF_EQUAL, 0, 1, libc::AF_UNIX.unsigned_abs()),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF),
+    ]
+}
+
+/// A filter that allows these calls, and does with all others what `rest` does. `None`: there are too many.
+pub(super) fn in_front(allowed: &BTreeSet<u32>, arch: TargetArch, rest: BpfProgram) -> Option<BpfProgram> {
+    let arch = number_of(arch);
     // Where what is allowed begins and ends, in turns.
     let mut edges = Vec::new();
     for number in allowed {
