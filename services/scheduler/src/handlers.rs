@@ -223,16 +223,9 @@ impl Inner {
         self.gauges();
         match admission {
             Admission::Granted => {
+                self.keep(&job).await?;
                 let runner = self.state().queue.runner_of(execution_id).unwrap_or_default().to_owned();
-                let placed = Placed { job: job.clone(), runner };
-                // In one commit. As below, the command is delivered again until both are durable.
-                let (kept, told) = tokio::join!(self.keep(&job), self.announce(&placed, Some(trace)));
-                kept.and(told)?;
-                if !self.state().queue.has_slot(execution_id) {
-                    // It was not needed any more, which may have been seen before the claim was there.
-                    self.forget(execution_id, job.attempt).await?;
-                }
-                Ok(())
+                self.announce(&Placed { job, runner }, Some(trace)).await
             }
             Admission::TooLarge => self.refuse(&job, trace).await,
             Admission::Waiting => {
