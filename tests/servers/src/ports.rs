@@ -55,6 +55,8 @@ fn claim(port: u16) -> Option<UnixListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -63,7 +65,12 @@ mod tests {
         for &port in &ports.ports {
             assert!(RANGE.contains(&port));
             assert!(claim(port).is_none(), "nobody else gets {port}");
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+            // A process that another test starts has a copy of the socket that looked whether it is free, until it loads its program.
+            let since = Instant::now();
+            while let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                anyhow::ensure!(since.elapsed() < Duration::from_secs(10), "{port}: {error}");
+                std::thread::yield_now();
+            }
         }
         let port = ports.ports[0];
         drop(ports);
