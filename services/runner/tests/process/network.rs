@@ -1,8 +1,10 @@
 //! A network that nobody used is given to the next sandbox, any other is not.
 
+use std::fs::{self, File};
+
 use runmesh_runner::{Limits, Sandbox as _};
 
-use crate::harness::{Harness, spec};
+use crate::harness::{Harness, processes, spec};
 
 /// The network namespace of a run of bash that does this first.
 async fn network_of(harness: &Harness, script: &str) -> String {
@@ -14,6 +16,23 @@ async fn network_of(harness: &Harness, script: &str) -> String {
     }
     run.cleaned().await;
     String::from_utf8(text).unwrap().lines().last().unwrap().to_owned()
+}
+
+/// The network namespace of a run of bash that does this first, held open, so that no other one gets its number.
+async fn held_network_of(harness: &Harness, script: &str) -> (String, File) {
+    let script = format!("{script}; readlink /proc/self/ns/net; exec sleep 600");
+    let mut run = harness.start(spec(&["/bin/bash", "-c", &script])).await;
+    let mut text = Vec::new();
+    while !text.ends_with(b"]\n") {
+        text.extend_from_slice(&run.next_chunk().await.unwrap().data);
+    }
+    let network = String::from_utf8(text).unwrap().lines().last().unwrap().to_owned();
+    let is_it = |path: &String| fs::read_link(path).is_ok_and(|link| link.as_os_str() == network.as_str());
+    let path = processes().into_iter().map(|pid| format!("/proc/{pid}/ns/net")).find(is_it).unwrap();
+    let held = File::open(path).unwrap();
+    run.canceller().cancel();
+    run.cleaned().await;
+    (network, held)
 }
 
 /// A harness whose sandboxes are made one after the other, where the helper makes their networks.
@@ -51,7 +70,7 @@ async fn a_network_in_which_a_socket_was_asked_for_is_not_used_again() {
         // By another process, which is left behind.
         "(exec 3<>/dev/udp/127.0.0.1/9; sleep 60) >/dev/null 2>&1 & until [ -e /proc/$!/fd/3 ]; do :; done",
     ] {
-        let touched = network_of(&harness, touch).await;
+        let (touched, _held) = held_network_of(&harness, touch).await;
         for _ in 0..4 {
             assert_ne!(network_of(&harness, ":").await, touched, "{touch}");
         }
