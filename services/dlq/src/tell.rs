@@ -6,8 +6,7 @@ use runmesh_events::{AggregateId, Event, EventId, NewEvent, TraceParent, json, t
 use runmesh_proto::event::{
     DlqMessageDiscarded, DlqMessageReceived, DlqMessageRetried, DlqOperationRecorded, event::Payload,
 };
-use runmesh_store::{EventStore, Expected, StoreError};
-use tokio::task::yield_now;
+use runmesh_store::{EventStore, Expected, StoreError, give_way};
 
 use crate::view;
 
@@ -16,9 +15,6 @@ const PRODUCER: &str = "dlq";
 
 /// The log of what operators did that is about no single letter.
 const OPERATIONS: &str = "dead-letter-operations";
-
-/// How many events are made before others have their turn.
-const AT_ONCE: usize = 8;
 
 /// Who has something done, and why.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,9 +67,7 @@ pub(crate) async fn failure(store: &dyn EventStore, letter: &DeadLetter) -> Resu
 pub(crate) async fn retries(store: &dyn EventStore, letters: &[&DeadLetter], by: By<'_>) -> Result<(), StoreError> {
     let mut appends = Vec::with_capacity(letters.len());
     for (number, letter) in letters.iter().enumerate() {
-        if number % AT_ONCE == AT_ONCE - 1 {
-            yield_now().await;
-        }
+        give_way(number).await;
         let retried = DlqMessageRetried {
             dlq_event_id: letter.id.clone(),
             original_topic: letter.topic.clone(),

@@ -405,13 +405,13 @@ impl Node {
     }
 }
 
-/// A part of the node with its name, so that its end can be told.
 /// A part of the node that goes on until it is stopped.
 async fn lasting(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Part {
     work.await;
     (name.to_owned(), Ok(()))
 }
 
+/// A part of the node with its name, so that its end can be told.
 async fn part<E: ToString>(
     name: impl Into<String>,
     work: impl Future<Output = Result<(), E>> + Send + 'static,

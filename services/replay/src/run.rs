@@ -126,8 +126,7 @@ impl Inner {
 
     async fn open_target(&self, replay: &ReplayDocument, plan: &Plan) -> Result<Opened, SendError> {
         if let Some(name) = plan.target.read_model().filter(|_| !plan.dry_run) {
-            let failed = |error: StoreError| SendError { transient: error.is_transient(), words: error.to_string() };
-            self.free(name).await.map_err(failed)?;
+            self.free(name).await?;
         }
         self.targets.open(&replay.id, plan, &replay.progress).await
     }

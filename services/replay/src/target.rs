@@ -144,6 +144,12 @@ impl SendError {
     }
 }
 
+impl From<StoreError> for SendError {
+    fn from(error: StoreError) -> Self {
+        Self { transient: error.is_transient(), words: error.to_string() }
+    }
+}
+
 /// Takes events. One that is sent twice is the same to it, or is marked so that whoever gets it can tell.
 #[async_trait]
 pub(crate) trait Target: Send + Sync {

@@ -11,16 +11,13 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::StoreError;
+use crate::{StoreError, give_way};
 
 /// How often a document is changed anew while others write it too.
 const TRIES: usize = 16;
 
 /// How many documents are read at the same time.
 const READS: usize = 16;
-
-/// How many documents are decoded, or encoded, before others have their turn.
-const AT_ONCE: usize = 8;
 
 /// Which writing of a document it is. It grows with each write, also when the document is removed and made again, and so is
 /// a fencing token too.
@@ -269,13 +266,6 @@ pub trait DocumentStore: Send + Sync + 'static {
     ) -> Result<Vec<(IndexValue, u64)>, StoreError>;
 }
 
-/// Lets others have their turn before the document of this number, where there were enough since the last time.
-async fn give_way(number: usize) {
-    if number % AT_ONCE == AT_ONCE - 1 {
-        tokio::task::yield_now().await;
-    }
-}
-
 /// The documents of one kind.
 pub struct Documents<T> {
     store: Arc<dyn DocumentStore>,
@@ -306,8 +296,17 @@ impl<T: Document> Documents<T> {
 
     /// The same in a collection of another name.
     pub(crate) async fn open_in(store: Arc<dyn DocumentStore>, collection: &'static str) -> Result<Self, StoreError> {
-        store.ensure_collection(DocumentKind { collection, ..DocumentKind::of::<T>() }).await?;
-        Ok(Self { store, collection, kind: PhantomData })
+        let documents = Self { store, collection, kind: PhantomData };
+        documents.store.ensure_collection(documents.kind()).await?;
+        Ok(documents)
+    }
+
+    fn kind(&self) -> DocumentKind {
+        DocumentKind { collection: self.collection, ..DocumentKind::of::<T>() }
+    }
+
+    fn read(raw: Option<RawDocument>) -> Result<Option<Versioned<T>>, StoreError> {
+        raw.map(|raw| Ok(Versioned { document: T::decode(&raw.body)?, revision: raw.revision })).transpose()
     }
 
     /// One document by its id.
@@ -315,8 +314,7 @@ impl<T: Document> Documents<T> {
     /// # Errors
     /// When the store fails or holds what can't be read.
     pub async fn get(&self, id: &str) -> Result<Option<Versioned<T>>, StoreError> {
-        let raw = self.store.get(self.collection, id).await?;
-        raw.map(|raw| Ok(Versioned { document: T::decode(&raw.body)?, revision: raw.revision })).transpose()
+        Self::read(self.store.get(self.collection, id).await?)
     }
 
     /// Many documents by their ids, in order.
@@ -328,10 +326,7 @@ impl<T: Document> Documents<T> {
         let mut documents = Vec::with_capacity(found.len());
         for (number, raw) in found.into_iter().enumerate() {
             give_way(number).await;
-            let decode = |raw: RawDocument| {
-                Ok::<_, StoreError>(Versioned { document: T::decode(&raw.body)?, revision: raw.revision })
-            };
-            documents.push(raw.map(decode).transpose()?);
+            documents.push(Self::read(raw)?);
         }
         Ok(documents)
     }
@@ -421,10 +416,6 @@ impl<T: Document> Documents<T> {
     pub async fn claim_due(&self, now: SystemTime, lease: Duration, limit: usize) -> Result<Vec<Claim<T>>, StoreError> {
         let raw = self.store.claim_due(self.collection, now, now + lease, limit).await?;
         raw.into_iter().map(|raw| Ok(Claim { document: T::decode(&raw.body)?, token: raw.revision })).collect()
-    }
-
-    fn kind(&self) -> DocumentKind {
-        DocumentKind { collection: self.collection, ..DocumentKind::of::<T>() }
     }
 
     /// The number of documents for each value of the index's first field, by value.

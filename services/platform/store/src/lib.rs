@@ -29,7 +29,7 @@ mod selection;
 pub mod sqlite;
 
 pub use self::mongodb::MongoStore;
-pub use background::in_background;
+pub use background::{give_way, in_background};
 pub use carry::CarryOn;
 pub use cursor::{Cursor, InvalidCursor};
 pub use document::{

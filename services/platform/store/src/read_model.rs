@@ -89,7 +89,6 @@ pub trait Rebuild: Send + Sync + 'static {
 
 /// Which collection of a read model is in use, and the course of a rebuild.
 pub struct Placements {
-    name: &'static str,
     collections: [&'static str; 2],
     store: Arc<dyn DocumentStore>,
     documents: Documents<Placement>,
@@ -99,12 +98,12 @@ pub struct Placements {
 impl Placements {
     async fn open(store: Arc<dyn DocumentStore>, collections: [&'static str; 2]) -> Result<Self, StoreError> {
         let documents = Documents::open(Arc::clone(&store)).await?;
-        Ok(Self { name: collections[0], collections, store, documents, known: Mutex::default() })
+        Ok(Self { collections, store, documents, known: Mutex::default() })
     }
 
     /// The name of the read model.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.collections[0]
     }
 
     /// Who builds it anew.
@@ -124,7 +123,7 @@ impl Placements {
         let placement = self.change(|placement| placement.announce(by)).await?;
         let Some(rebuild) = &placement.rebuild else { return Ok(Begun::Finished) };
         if rebuild.by != by {
-            return Err(RebuildError::Busy { model: self.name, by: rebuild.by.clone() });
+            return Err(RebuildError::Busy { model: self.name(), by: rebuild.by.clone() });
         }
         if rebuild.stage != Stage::Announced {
             return Ok(Begun::GoesOn);
@@ -145,7 +144,7 @@ impl Placements {
     pub async fn finish(&self, by: &str, settled: Duration) -> Result<(), RebuildError> {
         let placement = self.change(|placement| placement.swap(by)).await?;
         if placement.finished != by {
-            return Err(RebuildError::Lost { model: self.name, by: by.to_owned() });
+            return Err(RebuildError::Lost { model: self.name(), by: by.to_owned() });
         }
         if placement.stage(by) == Some(Stage::Swapped) {
             sleep(settled).await;
@@ -197,19 +196,19 @@ impl Placements {
     async fn read(&self) -> Result<Placement, StoreError> {
         // From before it is read: it is as old as that.
         let now = Instant::now();
-        let found = self.documents.get(self.name).await?.map(|found| found.document);
-        Ok(self.learn(now, found.unwrap_or_else(|| Placement::new(self.name))))
+        let found = self.documents.get(self.name()).await?.map(|found| found.document);
+        Ok(self.learn(now, found.unwrap_or_else(|| Placement::new(self.name()))))
     }
 
     async fn change(&self, change: impl Fn(&mut Placement)) -> Result<Placement, StoreError> {
         let now = Instant::now();
         let changed = |known: Option<&Placement>| {
-            let mut placement = known.cloned().unwrap_or_else(|| Placement::new(self.name));
+            let mut placement = known.cloned().unwrap_or_else(|| Placement::new(self.name()));
             change(&mut placement);
             Some(placement)
         };
-        let written = self.documents.change(self.name, changed).await?;
-        Ok(self.learn(now, written.unwrap_or_else(|| Placement::new(self.name))))
+        let written = self.documents.change(self.name(), changed).await?;
+        Ok(self.learn(now, written.unwrap_or_else(|| Placement::new(self.name()))))
     }
 
     fn learn(&self, at: Instant, placement: Placement) -> Placement {
@@ -274,7 +273,7 @@ impl<T: Document> ReadModel<T> {
     pub async fn beside(&self) -> Result<&Documents<T>, StoreError> {
         let placement = self.placements.current().await?;
         if !placement.writes_beside() {
-            return Err(StoreError::Invalid(format!("{} is not being built", self.placements.name)));
+            return Err(StoreError::Invalid(format!("{} is not being built", self.placements.name())));
         }
         Ok(&self.sides[placement.beside()])
     }

@@ -16,11 +16,8 @@ pub(super) async fn open(
     records: Records,
     event_types: &[EventType],
 ) -> Result<TopicsTarget, SendError> {
-    let found = targets
-        .group(name)
-        .await
-        .map_err(|error| SendError { transient: error.is_transient(), words: error.to_string() })?;
-    let group = found.ok_or_else(|| SendError::lasting(format!("there is no group {name:?} any more")))?;
+    let group =
+        targets.group(name).await?.ok_or_else(|| SendError::lasting(format!("there is no group {name:?} any more")))?;
     if !group.sees_replays {
         return Err(SendError::lasting(format!("group {name:?} does not take replayed events any more")));
     }

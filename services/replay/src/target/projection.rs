@@ -48,8 +48,7 @@ impl Targets {
         if self.events.is_shared() { SETTLED.1 } else { SETTLED.0 }
     }
 
-    /// Begins to build a read model, or goes on with that where `progressed`. Those who had it before and have ended do not
-    /// have it any more.
+    /// Begins to build a read model, or goes on with that where `progressed`.
     pub(super) async fn open_projection(
         &self,
         replay_id: &str,
@@ -74,8 +73,10 @@ impl Targets {
 
 impl From<RebuildError> for SendError {
     fn from(error: RebuildError) -> Self {
-        let transient = matches!(&error, RebuildError::Store(error) if error.is_transient());
-        Self { transient, words: error.to_string() }
+        match error {
+            RebuildError::Store(error) => error.into(),
+            error => Self::lasting(error),
+        }
     }
 }
 
@@ -108,8 +109,7 @@ impl Target for ProjectionTarget {
                     self.seen.insert(id, sequence);
                 }
                 Err(error) => {
-                    let error = SendError { transient: error.is_transient(), words: error.to_string() };
-                    failed.insert(id, error);
+                    failed.insert(id, SendError::from(error));
                 }
             }
         }

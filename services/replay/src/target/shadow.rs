@@ -24,7 +24,7 @@ pub(super) struct ShadowTarget {
 impl ShadowTarget {
     async fn shadow(&self, execution_id: &str) -> Result<(), SendError> {
         let id = ComparisonDocument::id_of(&self.replay_id, execution_id);
-        if self.comparisons.get(&id).await.map_err(|error| of_store(&error))?.is_some() {
+        if self.comparisons.get(&id).await?.is_some() {
             // A crash came before the checkpoint.
             return Ok(());
         }
@@ -33,20 +33,16 @@ impl ShadowTarget {
         let rerun = self.reruns.wait(&rerun.execution_id).await?;
         let outputs = async |execution: &Execution| {
             let read = Outputs::read(self.events.as_ref(), &execution.execution_id).await;
-            read.map_err(|error| of_store(&error))
+            read.map_err(SendError::from)
         };
         let (before, again) = (outputs(&original).await?, outputs(&rerun).await?);
         let compared = compare((&original, &before), (&rerun, &again), self.tolerance);
         let document = ComparisonDocument::new(&self.replay_id, execution_id, &compared);
         match self.comparisons.insert(&document).await {
             Ok(_) | Err(StoreError::RevisionMismatch { .. }) => Ok(()),
-            Err(error) => Err(of_store(&error)),
+            Err(error) => Err(error.into()),
         }
     }
-}
-
-fn of_store(error: &StoreError) -> SendError {
-    SendError { transient: error.is_transient(), words: error.to_string() }
 }
 
 #[async_trait]

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     DocumentKind, DocumentStore, Index, IndexValue, Page, PageQuery, RawDocument, RawWrite, Revision, StoreError,
-    Versioned, background::is_background, page, record::micros,
+    Versioned, background::parts, page, record::micros,
 };
 
 /// How many documents are written in one go where that is in no hurry.
@@ -191,13 +191,7 @@ impl DocumentStore for SqliteStore {
         collection: &'static str,
         writes: Vec<(RawWrite, Option<Revision>)>,
     ) -> Vec<Result<Revision, StoreError>> {
-        // Between the parts of what is in no hurry there is room for what is.
-        let part = if is_background() { BACKGROUND_PART } else { usize::MAX };
-        let mut writes = writes.into_iter().peekable();
-        let mut parts = Vec::new();
-        while writes.peek().is_some() {
-            parts.push(self.put_part(collection, writes.by_ref().take(part).collect()));
-        }
+        let parts = parts(writes, BACKGROUND_PART).map(|part| self.put_part(collection, part));
         join_all(parts).await.into_iter().flatten().collect()
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
-    background::{PART, is_background},
+    background::{PART, parts},
     record::{check_append, decode, record, with_payload},
 };
 
@@ -44,12 +44,7 @@ impl EventStore for SqliteStore {
     }
 
     async fn append_each(&self, appends: Vec<(AggregateId, Vec<NewEvent>)>) -> Vec<Result<Appended, StoreError>> {
-        let part = if is_background() { PART } else { usize::MAX };
-        let mut appends = appends.into_iter().peekable();
-        let mut parts = Vec::new();
-        while appends.peek().is_some() {
-            parts.push(self.append_part(appends.by_ref().take(part).collect()));
-        }
+        let parts = parts(appends, PART).map(|part| self.append_part(part));
         join_all(parts).await.into_iter().flatten().collect()
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Position, StoreError,
-    background::{PART, is_background},
+    background::{PART, parts},
 };
 
 /// A record's headers, in order.
@@ -119,11 +119,7 @@ impl SqliteStore {
     /// # Errors
     /// When the store fails.
     pub async fn publish_records(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, StoreError> {
-        if !is_background() {
-            return self.publish_part(records).await;
-        }
-        let parts = records.chunks(PART).map(|part| self.publish_part(part.to_vec()));
-        Ok(try_join_all(parts).await?.concat())
+        Ok(try_join_all(parts(records, PART).map(|part| self.publish_part(part))).await?.concat())
     }
 
     async fn publish_part(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, StoreError> {
