@@ -28,10 +28,11 @@ async fn found(harness: &Harness, count: usize) -> Vec<Stray> {
 async fn in_ordinary_operation_there_are_none() {
     let harness = Harness::new();
     for script in ["true", "exit 3", "(sleep 1000 >&- 2>&- &) ; echo out", "mkdir -p a/b"] {
-        let mut run = harness.start(bash(&format!("echo ready; {script}"))).await;
-        // What the script writes next may come with it.
-        let text = next_text(&mut run).await;
-        assert!(text.starts_with("ready\n"), "{text:?}");
+        let wait = "mkdir wait; echo ready; while [ -d wait ]; do :; done";
+        let mut run = harness.start(bash(&format!("{wait}; {script}"))).await;
+        assert_eq!(next_text(&mut run).await, "ready\n");
+        assert_eq!(harness.sandbox.strays().await.unwrap(), [], "before {script:?}");
+        std::fs::remove_dir(format!("/proc/{}/cwd/wait", run.started().pid.unwrap())).unwrap();
         assert_eq!(harness.sandbox.strays().await.unwrap(), [], "while {script:?} ran");
         finish(run).await;
     }
