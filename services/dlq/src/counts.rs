@@ -101,7 +101,7 @@ async fn failure_group(inner: &Inner, newest: &DeadLetter, cause: &Cause) -> Res
     let now = DeadLetter::hour(SystemTime::now());
     let prefix = format!("{}\t", newest.fingerprint);
     let mut hours: HashMap<u64, u64> = HashMap::new();
-    for (value, count) in inner.letters.documents().count_prefix(DeadLetter::BY_HOUR, &prefix).await? {
+    for (value, count) in inner.letters.documents().count_prefix(DeadLetter::HOURS, &prefix).await? {
         let IndexValue::Text(text) = value else { continue };
         if let Some(Ok(hour)) = text.strip_prefix(&prefix).map(str::parse) {
             hours.insert(hour, count);

@@ -18,7 +18,7 @@ use crate::{
     verdict::{self, Ended},
 };
 
-mod begin;
+pub(crate) mod begin;
 
 /// The first and the greatest wait before a failed append is tried again. Meanwhile the script waits with its output.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
@@ -47,8 +47,10 @@ pub(crate) struct Execution {
     pub(crate) others: Subscription,
     /// Whether the log is looked at as soon as there is more of it.
     pub(crate) is_followed: bool,
-    /// The id of the event by which this attempt begins here. Empty: it was not tried yet.
+    /// The id of the event by which this attempt begins here.
     pub(crate) begun_by: String,
+    /// That event, where it is not recorded yet.
+    pub(crate) to_begin: Option<NewEvent>,
     /// Whether the log has it that there is a sandbox.
     pub(crate) has_sandbox: bool,
     /// What holds of the limits of `spec`.
@@ -128,7 +130,9 @@ impl Execution {
 
     /// Returns what may still have to be cleaned up.
     async fn supervise(&mut self) -> Result<Option<Run>, GivenUp> {
-        self.begin().await?;
+        if let Some(created) = self.to_begin.take() {
+            self.append(vec![created]).await?;
+        }
         let compiled = match self.compile().await? {
             Compiled::Ready(compiled) => compiled,
             Compiled::Over(run) => return Ok(run),

@@ -61,14 +61,9 @@ impl Inner {
         self.leases.page(PageQuery { index: BY_NODE, equal, limit: 1_000, after, ..PageQuery::default() }).await
     }
 
-    /// Takes the lease of a run, also from an attempt that is recorded as lost. `None`: another runner has it, or had it:
-    /// then it runs out and the attempt is recorded as lost.
-    pub(crate) async fn take_lease(&self, lease: &RunLease, lost: u32) -> Result<Option<Revision>, StoreError> {
-        match self.leases.insert(lease).await {
-            Ok(revision) => return Ok(Some(revision)),
-            Err(StoreError::RevisionMismatch { .. }) => {}
-            Err(error) => return Err(error),
-        }
+    /// Takes the lease of a run from an attempt that is recorded as lost. `None`: another runner has it, or had it: then it runs
+    /// out and the attempt is recorded as lost.
+    pub(crate) async fn take_over(&self, lease: &RunLease, lost: u32) -> Result<Option<Revision>, StoreError> {
         let found = self.leases.get(&lease.execution_id).await?;
         match found {
             Some(found) if found.document.attempt <= lost => self.leases.update(lease, found.revision).await.map(Some),

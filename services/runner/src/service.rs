@@ -9,13 +9,13 @@ use std::{
 use async_trait::async_trait;
 use runmesh_bus::{ConsumerGroup, Handler, HandlerError, Incoming};
 use runmesh_events::{AggregateId, Cause, Event, EventType, GroupName, Payload, lifecycle};
-use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Members, StoreError, Versioned};
+use runmesh_store::{Behind, DocumentStore, Documents, EventStore, Expected, Members, StoreError, Versioned};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Sandbox,
-    execute::Execution,
+    execute::{Execution, begin},
     lease::RunLease,
     log::{self, CancelRequest, RunLog},
     plan,
@@ -246,7 +246,23 @@ impl Inner {
             node: self.node.clone(),
             until: SystemTime::now() + LEASE,
         };
-        let Some(revision) = self.take_lease(&lease, log.lost).await? else { return Ok(()) };
+        // Recorded before anything of it runs. Where the attempt was given up meanwhile, or another runner has begun, that is
+        // refused: the log has moved on from where this runner was told to run it.
+        let created = begin::created(&incoming.event, incoming.trace, &lease, self.sandbox.name());
+        let begun_by = created.event_id.to_string();
+        let aggregate = AggregateId::from(execution_id);
+        let ahead = self.leases.ahead(&lease);
+        let behind = self.store.append_behind(ahead, &aggregate, Expected::Sequence(log.head), vec![created.clone()]);
+        let (revision, head, to_begin) = match behind.await {
+            Ok(Behind { revision, appended: Ok(appended) }) => (revision, appended.last_sequence(), None),
+            // Tried again where the run is supervised.
+            Ok(Behind { revision, appended: Err(_) }) => (revision, log.head, Some(created)),
+            Err(StoreError::RevisionMismatch { .. }) => {
+                let Some(revision) = self.take_over(&lease, log.lost).await? else { return Ok(()) };
+                (revision, log.head, Some(created))
+            }
+            Err(error) => return Err(error),
+        };
         let active = Arc::new(Active { command: incoming.event.event_id.clone(), attempt, ..Active::default() });
         self.active().insert(execution_id.to_owned(), Arc::clone(&active));
         self.gauge();
@@ -261,10 +277,11 @@ impl Inner {
             lease: Versioned { document: lease, revision },
             active,
             renew_at: Instant::now() + LEASE / 3,
-            head: log.head,
+            head,
             others,
             is_followed: true,
-            begun_by: String::new(),
+            begun_by,
+            to_begin,
             has_sandbox: false,
             running: None,
         };

@@ -49,12 +49,12 @@ impl Handler for Orchestrator {
                 // A second delivery, after a crash perhaps.
                 return self.service.repair(&loaded).await.map_err(Into::into);
             }
-            if !log.started() {
-                // Before the event, so that who hears of the saga finds it.
-                self.service.keep_begun(&loaded.view()).await?;
-            }
             let events = recorded(&first.event_id, incoming.cause(), decided);
-            match self.service.store().append(&aggregate, Expected::Sequence(loaded.head), events).await {
+            let appended = match log.started() {
+                true => self.service.store().append(&aggregate, Expected::Sequence(loaded.head), events).await,
+                false => self.service.begin(&loaded, &aggregate, events).await,
+            };
+            match appended {
                 Ok(appended) => return self.service.keep(loaded, appended.events).await.map_err(Into::into),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),

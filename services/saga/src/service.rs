@@ -7,14 +7,14 @@ use std::{
 };
 
 use futures::Stream;
-use runmesh_events::{AggregateId, Event, EventId};
+use runmesh_events::{AggregateId, Event, EventId, NewEvent};
 use runmesh_proto::saga::{
     CancelSagaRequest, CancelSagaResponse, GetSagaByExecutionRequest, GetSagaByExecutionResponse, GetSagaRequest,
     GetSagaResponse, ListSagasRequest, ListSagasResponse, WatchSagaRequest, WatchSagaResponse,
     saga_service_server::{self, SagaServiceServer},
 };
 use runmesh_rpc::{caller_of, trace_of};
-use runmesh_store::{DocumentStore, Documents, EventStore, StoreError, read_log};
+use runmesh_store::{Appended, DocumentStore, Documents, EventStore, Expected, StoreError, read_log};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -103,11 +103,32 @@ impl SagaService {
 
     /// Keeps the document of a saga that begins, if there is none.
     pub(crate) async fn keep_begun(&self, view: &SagaView) -> Result<(), StoreError> {
-        let look_at = Some(SystemTime::now() + self.start_timeout()).filter(|_| !view.ended());
-        match self.documents().insert(&SagaDocument::of(view, look_at)).await {
+        match self.documents().insert(&self.begun(view)).await {
             Ok(_) | Err(StoreError::RevisionMismatch { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Appends the first events of a saga, behind its document, so that who hears of it finds it.
+    pub(crate) async fn begin(
+        &self,
+        loaded: &Loaded,
+        aggregate: &AggregateId,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, StoreError> {
+        let ahead = self.documents().ahead(&self.begun(&loaded.view()));
+        let expected = Expected::Sequence(loaded.head);
+        match self.store().append_behind(ahead, aggregate, expected, events.clone()).await {
+            Ok(behind) => behind.appended,
+            // Somebody asked for it before it began, or it began before a crash.
+            Err(StoreError::RevisionMismatch { .. }) => self.store().append(aggregate, expected, events).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    fn begun(&self, view: &SagaView) -> SagaDocument {
+        let look_at = Some(SystemTime::now() + self.start_timeout()).filter(|_| !view.ended());
+        SagaDocument::of(view, look_at)
     }
 
     /// The execution of a saga.

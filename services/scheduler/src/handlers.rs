@@ -13,7 +13,7 @@ use runmesh_proto::{
     event::{ExecutionAccepted, ExecutionErrorType, ExecutionFailed, ExecutionQueued},
     queue::Runner,
 };
-use runmesh_store::{DocumentStore, Documents, EventStore, Expected, Member, Members, StoreError, read_log};
+use runmesh_store::{Ahead, DocumentStore, Documents, EventStore, Expected, Member, Members, StoreError, read_log};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -223,9 +223,9 @@ impl Inner {
         self.gauges();
         match admission {
             Admission::Granted => {
-                self.keep(&job).await?;
                 let runner = self.state().queue.runner_of(execution_id).unwrap_or_default().to_owned();
-                self.announce(&Placed { job, runner }, Some(trace)).await
+                let claim = self.claims.ahead(&Claim::of(&job));
+                self.announce(&Placed { job, runner }, Some(trace), Some(claim)).await
             }
             Admission::TooLarge => self.refuse(&job, trace).await,
             Admission::Waiting => {
@@ -289,15 +289,21 @@ impl Inner {
         loop {
             let Some(next) = self.state().queue.admit_next(SystemTime::now()) else { return Ok(()) };
             self.gauges();
-            if let Err(error) = self.announce(&next, None).await {
+            if let Err(error) = self.announce(&next, None, None).await {
                 self.state().queue.put_back(&next.job, SystemTime::now());
                 return Err(error);
             }
         }
     }
 
-    /// Appends that the execution has its slot, once. One that needs it no longer gives it back.
-    async fn announce(&self, placed: &Placed, trace: Option<TraceParent>) -> Result<(), StoreError> {
+    /// Appends that the execution has its slot, once, behind its claim where that is not kept yet. One that needs it no longer
+    /// gives it back.
+    async fn announce(
+        &self,
+        placed: &Placed,
+        trace: Option<TraceParent>,
+        claim: Option<Ahead>,
+    ) -> Result<(), StoreError> {
         let Placed { job, runner } = placed;
         let accepted = |log: &Log<'_>| {
             log.accepted.is_none().then(|| ExecutionAccepted {
@@ -309,9 +315,13 @@ impl Inner {
                 attempt: job.attempt,
             })
         };
-        match self.append_to_open(job, ordinal::ACCEPTED, trace, accepted).await? {
+        let to_keep = claim.is_some();
+        match self.append_to_open(job, ordinal::ACCEPTED, trace, claim, accepted).await? {
             Told::Now => return Ok(()),
             Told::Before(accepted) => {
+                if to_keep {
+                    self.keep(job).await?;
+                }
                 // Another scheduler gave it, or this one, and did not hear that it had.
                 if let Some(other) = accepted.filter(|accepted| accepted.runner != *runner) {
                     self.state().queue.move_to(&job.execution_id, &other.runner);
@@ -344,7 +354,7 @@ impl Inner {
                 ..ExecutionFailed::default()
             })
         };
-        self.append_to_open(job, ordinal::REFUSED, Some(trace), failed).await.map(drop)
+        self.append_to_open(job, ordinal::REFUSED, Some(trace), None, failed).await.map(drop)
     }
 
     /// Appends the place of an execution that waits, unless it has its slot by now.
@@ -358,15 +368,16 @@ impl Inner {
                 attempt: job.attempt,
             })
         };
-        self.append_to_open(job, ordinal::QUEUED, Some(trace), queued).await.map(drop)
+        self.append_to_open(job, ordinal::QUEUED, Some(trace), None, queued).await.map(drop)
     }
 
-    /// Appends what `decide` makes of a log that still needs the slot of this attempt.
+    /// Appends what `decide` makes of a log that still needs the slot of this attempt, behind its claim if that is given.
     async fn append_to_open<P: Into<Payload>>(
         &self,
         job: &Job,
         ordinal: u32,
         trace: Option<TraceParent>,
+        mut claim: Option<Ahead>,
         decide: impl Fn(&Log<'_>) -> Option<P>,
     ) -> Result<Told, StoreError> {
         let aggregate = AggregateId::from(job.execution_id.as_str());
@@ -378,7 +389,19 @@ impl Inner {
             let Some(payload) = decide(&log) else { return Ok(Told::Before(log.accepted)) };
             let cause = Cause::new(allocate, GROUP);
             let event = trace.map_or(cause, |trace| cause.traced(trace)).derive(ordinal, payload);
-            match self.store.append(&aggregate, Expected::Sequence(head), vec![event]).await {
+            let (expected, events) = (Expected::Sequence(head), vec![event]);
+            let appended = match claim.take() {
+                None => self.store.append(&aggregate, expected, events).await,
+                Some(claim) => match self.store.append_behind(claim, &aggregate, expected, events).await {
+                    Ok(behind) => behind.appended,
+                    Err(StoreError::RevisionMismatch { .. }) => {
+                        self.keep(job).await?;
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            match appended {
                 Err(StoreError::Conflict { .. }) => {}
                 other => return other.map(|_| Told::Now),
             }

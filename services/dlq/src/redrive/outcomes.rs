@@ -24,7 +24,7 @@ impl Inner {
     pub(super) async fn outcomes(&self, redrive_id: &str) -> Result<Outcomes, StoreError> {
         let prefix = format!("{redrive_id}\t");
         let mut outcomes = Outcomes::default();
-        for (value, count) in self.letters.documents().count_prefix(DeadLetter::BY_REDRIVE, &prefix).await? {
+        for (value, count) in self.letters.documents().count_prefix(DeadLetter::REDRIVES, &prefix).await? {
             let IndexValue::Text(text) = value else { continue };
             match OUTCOMES.into_iter().find(|outcome| DeadLetter::redrive_tally(redrive_id, *outcome) == text) {
                 Some(RedriveOutcome::Sent) => outcomes.sent = count,

@@ -8,7 +8,8 @@ use std::sync::{
 use async_trait::async_trait;
 use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
 use runmesh_store::{
-    Appended, EventStore, Expected, Filter, LiveEvents, Position, SqliteStore, StoreError, Stored, Unpublished,
+    Ahead, Appended, Behind, EventStore, Expected, Filter, LiveEvents, Position, SqliteStore, StoreError, Stored,
+    Unpublished,
 };
 
 /// Hands everything on, but fails so many of the calls that append to many logs, beginning with the second.
@@ -33,6 +34,16 @@ impl EventStore for FlakyEvents {
         events: Vec<NewEvent>,
     ) -> Result<Appended, StoreError> {
         self.inner.append(aggregate, expected, events).await
+    }
+
+    async fn append_behind(
+        &self,
+        document: Ahead,
+        aggregate: &AggregateId,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Behind, StoreError> {
+        self.inner.append_behind(document, aggregate, expected, events).await
     }
 
     async fn append_each(&self, appends: Vec<(AggregateId, Vec<NewEvent>)>) -> Vec<Result<Appended, StoreError>> {

@@ -71,6 +71,7 @@ macro_rules! store_suite {
             appends::an_append_elsewhere_is_a_conflict_and_adds_nothing,
             appends::any_sequence_may_be_expected,
             appends::an_append_without_events_or_aggregate_is_invalid,
+            appends::an_append_behind_a_document_needs_it,
             appends::a_repeated_append_adds_nothing,
             appends::an_id_of_another_event_is_refused_with_its_batch,
             appends::an_id_of_another_aggregate_is_refused,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{StoreError, give_way};
+use crate::{Ahead, StoreError, give_way};
 
 /// How often a document is changed anew while others write it too.
 const TRIES: usize = 16;
@@ -67,7 +67,8 @@ pub trait Document: Sized + Send + Sync + 'static {
     /// The collection's indexes.
     const INDEXES: &'static [Index];
     /// The indexes, by their names, of which the number of documents for each value of the first field is kept all the
-    /// time where the backend can do that with each write, so that counting costs nothing.
+    /// time where the backend can do that with each write, so that counting costs nothing. One with no other field is there for
+    /// that alone: such a backend makes no index of it, and documents are not to be paged by it.
     const COUNTED: &'static [&'static str] = &[];
 
     /// The document's id, unique in the collection.
@@ -337,6 +338,12 @@ impl<T: Document> Documents<T> {
     /// [`StoreError::RevisionMismatch`] when there is one.
     pub async fn insert(&self, document: &T) -> Result<Revision, StoreError> {
         self.store.put(self.collection, RawWrite::of(document), None).await
+    }
+
+    /// A document that is written if there is none with its id, ahead of [events](crate::EventStore::append_behind) in the same
+    /// store.
+    pub fn ahead(&self, document: &T) -> Ahead {
+        Ahead { collection: self.collection, write: RawWrite::of(document) }
     }
 
     /// Writes a document if it is at the revision that its writer saw.

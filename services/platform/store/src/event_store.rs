@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
 
-use crate::{LiveEvents, StoreError};
+use crate::{LiveEvents, RawWrite, Revision, StoreError};
 
 /// What an append says about the aggregate's newest sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,22 @@ impl Appended {
     }
 }
 
+/// A document that goes ahead of events: [`Documents::ahead`](crate::Documents::ahead).
+#[derive(Debug, Clone)]
+pub struct Ahead {
+    pub(crate) collection: &'static str,
+    pub(crate) write: RawWrite,
+}
+
+/// What became of a document and the events behind it.
+#[derive(Debug)]
+pub struct Behind {
+    /// The document's revision.
+    pub revision: Revision,
+    /// What the append did, or why it was refused.
+    pub appended: Result<Appended, StoreError>,
+}
+
 /// Which events a scan yields. The default yields all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -84,6 +100,20 @@ pub trait EventStore: Send + Sync + 'static {
         expected: Expected,
         events: Vec<NewEvent>,
     ) -> Result<Appended, StoreError>;
+
+    /// Writes a document that is not there yet, and then appends as [`EventStore::append`] does: in one step where the store can. A
+    /// crash may leave the document without the events, never the events without the document.
+    ///
+    /// # Errors
+    /// [`StoreError::RevisionMismatch`] when there is a document of that id. Then, and whenever it can't be written,
+    /// nothing is appended.
+    async fn append_behind(
+        &self,
+        document: Ahead,
+        aggregate: &AggregateId,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Behind, StoreError>;
 
     /// Appends to many aggregates, to each as [`EventStore::append`] does, whatever the sequence, and with no order among them.
     /// A result for each.

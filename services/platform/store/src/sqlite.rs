@@ -110,7 +110,7 @@ impl SqliteStore {
         let live = LiveEvents::default();
         let checkpoints = connect(&config.path, config.durability)?;
         let memory = Arc::new(Memory::new(records::newest(&connection)?));
-        let writer = Writer::start(connection, checkpoints, Arc::clone(&memory), live.clone())?;
+        let writer = Writer::start(connection, checkpoints, Arc::clone(&memory), live.clone(), config.durability)?;
         let readers = Readers::new(config.path.clone());
         Ok(Self {
             inner: Arc::new(Inner {

@@ -116,6 +116,33 @@ async fn a_file_that_counts_by_triggers_goes_on_with_the_same_numbers() {
     assert_eq!(counts, [2, 1]);
 }
 
+/// Nothing is found by an index that a kind of documents no longer has, and each write costs a change of it.
+#[tokio::test]
+async fn an_index_that_a_kind_no_longer_has_is_removed() {
+    let Sqlite { folder, store } = Sqlite::new().await;
+    let open = |store| Documents::<Job>::open(Arc::new(store));
+    open(store.clone()).await.unwrap();
+    drop(store);
+    let indexes = || {
+        let file = Connection::open(config(folder.path()).path).unwrap();
+        let sql = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'doc_conformance_jobs'
+                   AND sql IS NOT NULL ORDER BY name";
+        let mut statement = file.prepare(sql).unwrap();
+        let names = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        names.collect::<Result<Vec<_>, _>>().unwrap()
+    };
+    let made = indexes();
+    let names = ["by_owner", "by_priority", "due"].map(|name| format!("doc_conformance_jobs_{name}"));
+    assert_eq!(made, names);
+    let file = Connection::open(config(folder.path()).path).unwrap();
+    file.execute_batch("CREATE INDEX doc_conformance_jobs_by_body ON doc_conformance_jobs (body, id)").unwrap();
+    drop(file);
+    assert_ne!(indexes(), made);
+    let store = SqliteStore::open(&config(folder.path())).unwrap();
+    open(store).await.unwrap();
+    assert_eq!(indexes(), made);
+}
+
 /// A file belongs to one store at a time.
 #[tokio::test]
 async fn a_second_store_on_the_file_is_refused() {

@@ -1,26 +1,27 @@
 //! What is recorded of a beginning: the attempt, its sandbox, its program.
 
-use runmesh_events::NewEvent;
+use runmesh_events::{Event, NewEvent, TraceParent, lifecycle};
 use runmesh_proto::event::{CompileResult, ContainerStatus, ExecutionStarted, PodCreated, PodRunning};
 
 use super::{Execution, GivenUp};
-use crate::{Run, service::ordinal};
+use crate::{
+    Run,
+    lease::RunLease,
+    service::{command_cause, ordinal},
+};
+
+/// The event that an attempt begins here, by this command and under this lease.
+pub(crate) fn created(command: &Event, trace: TraceParent, lease: &RunLease, sandbox: &str) -> NewEvent {
+    let created = PodCreated {
+        execution_id: lease.execution_id.clone(),
+        pod_name: lifecycle::pod_name(&lease.execution_id, lease.attempt),
+        namespace: sandbox.to_owned(),
+    };
+    // New each time: with the id of another runner's it would be taken for that one, and accepted.
+    command_cause(command).traced(trace).observe(created)
+}
 
 impl Execution {
-    /// Records that this attempt begins here, before anything of it runs. Where it was given up meanwhile, or another
-    /// runner has begun, that is refused: the log has moved on from where this runner was told to run it.
-    pub(super) async fn begin(&mut self) -> Result<(), GivenUp> {
-        let created = PodCreated {
-            execution_id: self.spec.execution_id.clone(),
-            pod_name: self.pod_name(),
-            namespace: self.runner.sandbox.name().to_owned(),
-        };
-        // New each time: with the id of another runner's it would be taken for that one, and accepted.
-        let created = self.cause().observe(created);
-        self.begun_by = created.event_id.to_string();
-        self.append(vec![created]).await
-    }
-
     /// Records that there is a sandbox.
     pub(crate) async fn append_sandbox(&mut self) -> Result<(), GivenUp> {
         self.has_sandbox = true;

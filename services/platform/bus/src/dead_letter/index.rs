@@ -25,12 +25,12 @@ impl DeadLetter {
     pub const BY_TALLY: &'static str = "by_tally";
     /// By [`DeadLetter::cause_tally`], and the time of the first failure. Counted.
     pub const BY_CAUSE: &'static str = "by_cause";
-    /// By fingerprint, a tab, and the hour of the first failure since 1970. Counted.
-    pub const BY_HOUR: &'static str = "by_hour";
+    /// Fingerprint, a tab, and the hour of the first failure since 1970. Counted only.
+    pub const HOURS: &'static str = "hours";
     /// By whether it is over ([`DeadLetter::OPEN`] or not), and the time of the last failure.
     pub const BY_OPEN: &'static str = "by_open";
-    /// By [`DeadLetter::redrive_tally`]. Counted.
-    pub const BY_REDRIVE: &'static str = "by_redrive";
+    /// [`DeadLetter::redrive_tally`]. Counted only.
+    pub const REDRIVES: &'static str = "redrives";
     /// By [`DeadLetter::order_key`], and sequence.
     pub const BY_ORDER: &'static str = "by_order";
 
@@ -65,7 +65,8 @@ impl DeadLetter {
 
 impl Document for DeadLetter {
     const COLLECTION: &'static str = "dead_letters";
-    // Each has a time, so that new letters come next to each other: without one a write is all over the file.
+    // Each that has a place in an index has a time, so that new letters come next to each other: without one a write is all
+    // over the file.
     const INDEXES: &'static [Index] = &[
         Index { name: Self::BY_TIME, fields: &["last_failed_at"] },
         Index { name: Self::BY_GROUP, fields: &["group", "last_failed_at"] },
@@ -77,11 +78,11 @@ impl Document for DeadLetter {
         Index { name: Self::BY_CHANGE, fields: &["changed_at"] },
         Index { name: Self::BY_TALLY, fields: &["tally", "last_failed_at"] },
         Index { name: Self::BY_CAUSE, fields: &["cause", "first_failed_at"] },
-        Index { name: Self::BY_HOUR, fields: &["hour", "first_failed_at"] },
-        Index { name: Self::BY_REDRIVE, fields: &["redrive", "first_failed_at"] },
+        Index { name: Self::HOURS, fields: &["hour"] },
+        Index { name: Self::REDRIVES, fields: &["redrive"] },
         Index { name: Self::BY_ORDER, fields: &["order_key", "sequence", "first_failed_at"] },
     ];
-    const COUNTED: &'static [&'static str] = &[Self::BY_TALLY, Self::BY_CAUSE, Self::BY_HOUR, Self::BY_REDRIVE];
+    const COUNTED: &'static [&'static str] = &[Self::BY_TALLY, Self::BY_CAUSE, Self::HOURS, Self::REDRIVES];
 
     fn id(&self) -> String {
         self.id.clone()

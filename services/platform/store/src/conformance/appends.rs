@@ -7,7 +7,7 @@ use std::{
 
 use runmesh_events::{AggregateId, EventType, Payload, from_timestamp};
 
-use super::{EventIds, Harness, append, event, event_of, sequences};
+use super::{EventIds, Harness, Job, append, event, event_of, jobs, sequences};
 use crate::{Expected, StoreError};
 
 fn id(text: &str) -> AggregateId {
@@ -63,6 +63,33 @@ pub async fn an_append_without_events_or_aggregate_is_invalid<H: Harness>() {
         let result = store.append(&id(aggregate), Expected::Any, events).await;
         assert!(matches!(&result, Err(error @ StoreError::Invalid(_)) if !error.is_transient()), "{result:?}");
     }
+}
+
+/// A document goes ahead of events: neither without the other, unless the events are refused.
+pub async fn an_append_behind_a_document_needs_it<H: Harness>() {
+    let harness = H::new().await;
+    let (store, jobs) = (harness.events(), jobs(&harness).await);
+    let job = Job::new(1, "ann", 5);
+    let behind = store.append_behind(jobs.ahead(&job), &id("a"), Expected::Sequence(0), vec![event(1)]).await.unwrap();
+    assert_eq!(sequences(&behind.appended.unwrap().events), [1]);
+    let found = jobs.get("1").await.unwrap().unwrap();
+    assert_eq!((found.document, found.revision), (job.clone(), behind.revision));
+    // A document that is there already: nothing happens.
+    let again = Job::new(1, "bob", 6);
+    let refused = store.append_behind(jobs.ahead(&again), &id("a"), Expected::Sequence(1), vec![event(2)]).await;
+    assert!(matches!(refused, Err(StoreError::RevisionMismatch { .. })), "{refused:?}");
+    assert_eq!(store.head(&id("a")).await.unwrap(), 1);
+    assert_eq!(jobs.get("1").await.unwrap().unwrap().document, job);
+    // Events that are refused: the document stays.
+    let other = Job::new(2, "ann", 7);
+    let behind =
+        store.append_behind(jobs.ahead(&other), &id("a"), Expected::Sequence(7), vec![event(2)]).await.unwrap();
+    assert!(matches!(behind.appended, Err(StoreError::Conflict { actual: 1, .. })), "{:?}", behind.appended);
+    assert_eq!(jobs.get("2").await.unwrap().unwrap().revision, behind.revision);
+    // Events that can't be: neither.
+    let without = store.append_behind(jobs.ahead(&Job::new(3, "ann", 8)), &id("a"), Expected::Any, Vec::new()).await;
+    assert!(matches!(without, Err(StoreError::Invalid(_))), "{without:?}");
+    assert!(jobs.get("3").await.unwrap().is_none());
 }
 
 /// An append whose ids are all there returns what is there: at once, after others, and whatever it expects.

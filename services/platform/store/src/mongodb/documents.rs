@@ -261,7 +261,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn put(
+    pub(super) async fn put(
         &self,
         collection: &'static str,
         write: RawWrite,

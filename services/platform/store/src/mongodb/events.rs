@@ -13,7 +13,7 @@ use super::{
     failure::repeat,
 };
 use crate::{
-    Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
+    Ahead, Appended, Behind, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
     record::{check_append, integer},
 };
 
@@ -34,6 +34,18 @@ impl EventStore for MongoStore {
         tokio::spawn(async move { inner.append(&aggregate, expected, &events).await })
             .await
             .map_err(|error| StoreError::Backend(format!("an append did not end: {error}")))?
+    }
+
+    async fn append_behind(
+        &self,
+        document: Ahead,
+        aggregate: &AggregateId,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Behind, StoreError> {
+        check_append(aggregate, &events)?;
+        let revision = self.inner.put(document.collection, document.write, None).await?;
+        Ok(Behind { revision, appended: self.append(aggregate, expected, events).await })
     }
 
     async fn read(

@@ -17,16 +17,34 @@ pub(super) fn ensure(connection: &Connection, kind: DocumentKind) -> Result<(), 
     );
     connection.execute_batch(&sql).map_err(backend)?;
     add_fields(connection, kind)?;
+    let mut old = indexes(connection, collection)?;
+    old.remove(&format!("doc_{collection}_due"));
     let mut sql = String::new();
     for Index { name, fields } in kind.indexes {
+        if fields.len() == 1 && kind.counted.contains(name) {
+            // It is there for the counting, which needs no index.
+            continue;
+        }
+        let index = format!("doc_{collection}_{name}");
         let fields: String = fields.iter().map(|field| format!("f_{field}, ")).collect();
-        sql.push_str(&format!("CREATE INDEX IF NOT EXISTS doc_{collection}_{name} ON doc_{collection} ({fields}id);"));
+        sql.push_str(&format!("CREATE INDEX IF NOT EXISTS {index} ON doc_{collection} ({fields}id);"));
+        old.remove(&index);
     }
+    // Nothing is found by these any more, and every write costs a change of them.
+    sql.extend(old.iter().map(|index| format!("DROP INDEX {index};")));
     connection.execute_batch(&sql).map_err(backend)?;
     for field in counted(kind)? {
         count(connection, collection, field)?;
     }
     Ok(())
+}
+
+/// The names of the indexes that were made for a collection.
+fn indexes(connection: &Connection, collection: &str) -> Result<BTreeSet<String>, StoreError> {
+    let sql = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ?1 AND sql IS NOT NULL";
+    let mut statement = connection.prepare(sql).map_err(backend)?;
+    let names = statement.query_map([format!("doc_{collection}")], |row| row.get(0)).map_err(backend)?;
+    names.collect::<rusqlite::Result<_>>().map_err(backend)
 }
 
 /// The fields of a kind that are counted.

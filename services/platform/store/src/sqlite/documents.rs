@@ -27,7 +27,7 @@ const BACKGROUND_PART: usize = 4;
 #[async_trait]
 impl DocumentStore for SqliteStore {
     async fn ensure_collection(&self, kind: DocumentKind) -> Result<(), StoreError> {
-        self.inner.writer.run(move |connection, _| collection::ensure(connection, kind)).await?;
+        self.inner.writer.run_long(move |connection, _| collection::ensure(connection, kind)).await?;
         self.inner.counted.set(kind.collection, collection::counted(kind)?);
         Ok(())
     }
@@ -108,7 +108,7 @@ impl DocumentStore for SqliteStore {
         let counted = self.inner.counted.of(collection);
         self.inner
             .writer
-            .run(move |connection, effects| {
+            .run_long(move |connection, effects| {
                 let names: String = counted.iter().map(|field| format!(", f_{field}")).collect();
                 let sql = format!(
                     "DELETE FROM doc_{collection} WHERE rowid IN (SELECT rowid FROM doc_{collection} LIMIT ?1)
@@ -252,17 +252,17 @@ impl SqliteStore {
             }
             Ok(results)
         };
-        self.inner.writer.run(put_all).await.unwrap_or_else(|error| vec![Err(error); count])
+        self.inner.writer.run_many(count, put_all).await.unwrap_or_else(|error| vec![Err(error); count])
     }
 }
 
 /// Where a document is kept, and which of its fields are counted.
-struct Kept<'a> {
-    collection: &'static str,
-    counted: &'a [&'static str],
+pub(super) struct Kept<'a> {
+    pub(super) collection: &'static str,
+    pub(super) counted: &'a [&'static str],
 }
 
-fn put(
+pub(super) fn put(
     connection: &Connection,
     effects: &mut Effects,
     kept: &Kept<'_>,

@@ -11,12 +11,13 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
     SqliteStore, backend,
+    documents::{Kept, put},
     records::{Origin, TableRecord},
     scan::{Direction, scan},
     writer::{self, Effects},
 };
 use crate::{
-    Appended, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
+    Ahead, Appended, Behind, EventStore, Expected, Filter, LiveEvents, Position, StoreError, Stored, Unpublished,
     background::{PART, parts},
     record::{check_append, decode, record, with_payload},
 };
@@ -41,6 +42,27 @@ impl EventStore for SqliteStore {
             .writer
             .run(move |connection, effects| append(connection, effects, &aggregate, expected, events, relayed))
             .await
+    }
+
+    async fn append_behind(
+        &self,
+        document: Ahead,
+        aggregate: &AggregateId,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Behind, StoreError> {
+        check_append(aggregate, &events)?;
+        let (aggregate, relayed) = (aggregate.clone(), self.inner.relayed);
+        let Ahead { collection, write } = document;
+        let counted = self.inner.counted.of(collection);
+        let both = move |connection: &Connection, effects: &mut Effects| {
+            let revision = put(connection, effects, &Kept { collection, counted: &counted }, write, None)?;
+            match append(connection, effects, &aggregate, expected, events, relayed) {
+                Err(error) if writer::is_broken(&error) => Err(error),
+                appended => Ok(Behind { revision, appended }),
+            }
+        };
+        self.inner.writer.run(both).await
     }
 
     async fn append_each(&self, appends: Vec<(AggregateId, Vec<NewEvent>)>) -> Vec<Result<Appended, StoreError>> {
@@ -117,7 +139,7 @@ impl EventStore for SqliteStore {
         let positions: Vec<Position> = events.iter().map(|stored| stored.position).collect();
         self.inner
             .writer
-            .run(move |connection, _| {
+            .run_many(positions.len(), move |connection, _| {
                 let mut statement = connection
                     .prepare_cached("UPDATE events SET unpublished = NULL WHERE position = ?1")
                     .map_err(backend)?;
@@ -138,7 +160,7 @@ impl EventStore for SqliteStore {
         let aggregate = aggregate.clone();
         self.inner
             .writer
-            .run(move |connection, effects| {
+            .run_long(move |connection, effects| {
                 connection
                     .prepare_cached("DELETE FROM events WHERE aggregate = ?1")
                     .and_then(|mut statement| statement.execute([aggregate.as_str()]))
@@ -174,7 +196,7 @@ impl SqliteStore {
             }
             Ok(results)
         };
-        self.inner.writer.run(append_all).await.unwrap_or_else(|error| vec![Err(error); count])
+        self.inner.writer.run_many(count, append_all).await.unwrap_or_else(|error| vec![Err(error); count])
     }
 
     async fn scan_to(

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -37,13 +37,27 @@ pub(super) enum Kind {
 /// A job, and what it is.
 pub(super) type Sent = (Box<dyn Job>, Kind);
 
+/// When a live job came last, whoever runs it.
+#[derive(Debug, Default)]
+pub(super) struct Hurry(Mutex<Option<Instant>>);
+
+impl Hurry {
+    /// There is a live job.
+    pub(super) fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn is_recent(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < CAREFUL)
+    }
+}
+
 /// The jobs that wait.
 pub(super) struct Queue {
     sent: mpsc::Receiver<Sent>,
     jobs: VecDeque<Box<dyn Job>>,
     background: VecDeque<Box<dyn Job>>,
-    /// When the last live job came.
-    live_at: Option<Instant>,
+    hurry: Arc<Hurry>,
     /// How many jobs of the commit at hand are of the background.
     of_background: usize,
     /// Whether a commit took no job of the background though there was one. The next one has to, so that those come to their
@@ -52,9 +66,9 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(sent: mpsc::Receiver<Sent>) -> Self {
+    pub(super) fn new(sent: mpsc::Receiver<Sent>, hurry: Arc<Hurry>) -> Self {
         let (jobs, background) = (VecDeque::new(), VecDeque::new());
-        Self { sent, jobs, background, live_at: None, of_background: 0, passed_over: false }
+        Self { sent, jobs, background, hurry, of_background: 0, passed_over: false }
     }
 
     /// Waits until there is a job. Returns whether there is: otherwise there will be none any more.
@@ -93,8 +107,7 @@ impl Queue {
                 self.passed_over |= has_none;
                 return None;
             }
-            let careful = self.live_at.is_some_and(|at| at.elapsed() < CAREFUL);
-            let room = if careful { BACKGROUND_BESIDE } else { BACKGROUND };
+            let room = if self.hurry.is_recent() { BACKGROUND_BESIDE } else { BACKGROUND };
             if self.of_background > 0 && began.elapsed() >= room {
                 return None;
             }
@@ -114,7 +127,7 @@ impl Queue {
     fn add(&mut self, (job, kind): Sent) {
         match kind {
             Kind::Background => return self.background.push_back(job),
-            Kind::Live => self.live_at = Some(Instant::now()),
+            Kind::Live => self.hurry.note(),
             Kind::Upkeep => {}
         }
         self.jobs.push_back(job);
@@ -147,7 +160,7 @@ mod tests {
         for kind in std::iter::repeat_n(Kind::Background, background).chain(std::iter::repeat_n(kind, jobs)) {
             send.send((Box::new(Idle), kind)).unwrap();
         }
-        Queue::new(sent)
+        Queue::new(sent, Arc::default())
     }
 
     /// How many jobs a commit takes that began so long ago: all, and those of the background.

@@ -125,7 +125,7 @@ impl SqliteStore {
     async fn publish_part(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, StoreError> {
         self.inner
             .writer
-            .run(move |connection, effects| {
+            .run_many(records.len(), move |connection, effects| {
                 let mut insert = connection
                     .prepare_cached(
                         "INSERT INTO events (type, recorded_at, body, record_key, headers) VALUES (?1, ?2, ?3, ?4, ?5)",
