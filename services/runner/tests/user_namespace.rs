@@ -13,6 +13,8 @@ mod hygiene;
 mod ordinary;
 #[path = "process/output.rs"]
 mod output;
+#[path = "process/pool.rs"]
+mod pool;
 #[path = "process/prepared.rs"]
 mod prepared;
 #[path = "process/start.rs"]

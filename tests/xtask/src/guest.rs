@@ -36,8 +36,12 @@ const INSTALL: &str = "apt-get install -y --no-install-recommends qemu-system-x8
 const ROWS: [[&str; 3]; 5] = [
     ["root", "hostile", "resources:: processes:: others:: --skip a_million_small_files"],
     ["user", "hostile", "resources:: processes:: --skip a_million_small_files"],
-    ["root", "process", "endings:: best_isolation helper_that_is_killed a_receipt strict the_verdict deadline"],
-    ["user", "process", "best_isolation helper_that_is_killed a_receipt strict the_verdict deadline cancel"],
+    [
+        "root",
+        "process",
+        "endings:: best_isolation helper_that_is_killed a_receipt strict the_verdict deadline own_limits",
+    ],
+    ["user", "process", "best_isolation helper_that_is_killed a_receipt strict the_verdict deadline cancel own_limits"],
     ["root", "user_namespace", "best_isolation a_receipt the_verdict deadline"],
 ];
 

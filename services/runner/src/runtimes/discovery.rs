@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::process::Command;
+use tokio::time::{sleep, timeout};
 
 use super::cache::Cache;
 use super::registry::{Language, Registry};
@@ -18,6 +19,8 @@ use super::{Runtime, Search};
 
 /// How long an interpreter may take to say its version: long enough for a JVM on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The pause before one that is just being written is asked again.
+const BUSY: Duration = Duration::from_millis(10);
 /// How many are asked at once.
 const AT_ONCE: usize = 8;
 
@@ -179,7 +182,16 @@ fn expand(pattern: &str, home: Option<&Path>) -> Vec<PathBuf> {
 async fn ask(candidate: &Candidate<'_>) -> Option<Version> {
     let mut command = Command::new(&candidate.program);
     command.args(&candidate.language.version).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(PATIENCE, command.output()).await {
+    let asked = async {
+        loop {
+            match command.output().await {
+                // It was written a moment ago, and another process may hold the writer's descriptor until its own exec.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => sleep(BUSY).await,
+                answer => return answer,
+            }
+        }
+    };
+    let output = match timeout(PATIENCE, asked).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => {
             tracing::warn!(program = candidate.program, %error, "a runtime can't be started");

@@ -242,7 +242,7 @@ impl ProcessSandbox {
     /// There was none, and none could be made.
     #[cfg(feature = "conformance")]
     pub fn lose_one(&self) -> Result<u32, SandboxError> {
-        Ok(self.pool.take(None)?.lose())
+        Ok(self.pool.take(None, &cgroup::CgroupLimits::default())?.lose())
     }
 
     /// Why better isolation than what is used did not work here, in words.

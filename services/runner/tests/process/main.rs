@@ -9,6 +9,7 @@ mod hygiene;
 mod network;
 mod ordinary;
 mod output;
+mod pool;
 mod prepared;
 mod start;
 mod strays;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::known::{Known, Mark};
@@ -13,12 +13,18 @@ use super::wire::Entry;
 
 use rustix::process::{Pid, Signal};
 
+use counter::Counter;
+
+mod counter;
 mod discover;
 mod v1;
 mod v2;
 
 /// How long the removal of a cgroup is tried: its last processes may just be ending.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it is believed how well a limit of memory holds: swap may be switched on and off.
+const WEAKNESS: Duration = Duration::from_secs(1);
 
 /// The time over which a processor share is measured, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
@@ -55,6 +61,8 @@ pub(super) struct Cgroups {
     parents: Folders,
     /// What is missing, and why.
     missing: Vec<(Controller, String)>,
+    /// Why a limit of memory does not hold in full, and when that was looked at.
+    weakness: Mutex<Option<(Instant, Option<&'static str>)>>,
     /// The names of those in use.
     known: Arc<Known<String>>,
 }
@@ -64,11 +72,44 @@ pub(super) struct Cgroups {
 pub(super) struct Cgroup {
     version: Version,
     folders: Folders,
+    limits: CgroupLimits,
+    counters: Counters,
     _name: Mark<String>,
 }
 
+/// What the kernel counts of a cgroup.
+#[derive(Debug, Default)]
+struct Counters {
+    memory_events: Counter,
+    peak_memory: Counter,
+    /// Version 1 counts the buffers of sockets by themselves.
+    peak_sockets: Counter,
+    processes: Counter,
+    /// Both kinds of processor time, or that in user mode.
+    cpu: Counter,
+    cpu_system: Counter,
+}
+
+impl Counters {
+    fn open(version: Version, folders: &Folders) -> io::Result<Counters> {
+        let open = |controller, name| Counter::open(folders.get(controller), name);
+        let [events, peak, sockets, cpu, cpu_system] = match version {
+            Version::One => v1::COUNTERS,
+            Version::Two => v2::COUNTERS,
+        };
+        Ok(Counters {
+            memory_events: open(Controller::Memory, events)?,
+            peak_memory: open(Controller::Memory, peak)?,
+            peak_sockets: open(Controller::Memory, sockets)?,
+            processes: open(Controller::Processes, "pids.events")?,
+            cpu: open(Controller::CpuCount, cpu)?,
+            cpu_system: open(Controller::CpuCount, cpu_system)?,
+        })
+    }
+}
+
 /// The limits of a cgroup. `None`: none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CgroupLimits {
     pub(super) memory_bytes: Option<u64>,
     pub(super) processes: Option<u32>,
@@ -138,8 +179,8 @@ impl Cgroups {
     /// There are none that this process may use, and why.
     pub(super) fn open(name: &str) -> Result<Cgroups, String> {
         let found = discover::discover(name)?;
-        let cgroups =
-            Cgroups { version: found.version, parents: found.parents, missing: found.missing, known: Arc::default() };
+        let discover::Found { version, parents, missing } = found;
+        let cgroups = Cgroups { version, parents, missing, weakness: Mutex::default(), known: Arc::default() };
         cgroups.clear();
         Ok(cgroups)
     }
@@ -165,19 +206,29 @@ impl Cgroups {
     /// Why a limit of memory does not hold in full. `None`: it does.
     pub(super) fn memory_weakness(&self) -> Option<&'static str> {
         let folder = self.parents.get(Controller::Memory)?;
-        match self.version {
+        let mut known = self.weakness.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, weakness)) = *known
+            && at.elapsed() < WEAKNESS
+        {
+            return weakness;
+        }
+        let weakness = match self.version {
             Version::One => v1::weakness(folder),
             Version::Two => v2::weakness(folder),
-        }
+        };
+        *known = Some((Instant::now(), weakness));
+        weakness
     }
 
     /// Makes the cgroup of a run.
     pub(super) fn create(&self, name: &str) -> io::Result<Cgroup> {
         let _name = self.known.mark(name.to_owned());
-        let cgroup = Cgroup { version: self.version, folders: self.parents.below(name), _name };
+        let (folders, limits) = (self.parents.below(name), CgroupLimits::default());
+        let mut cgroup = Cgroup { version: self.version, folders, limits, counters: Counters::default(), _name };
         for folder in cgroup.folders.each() {
             fs::create_dir(folder)?;
         }
+        cgroup.counters = Counters::open(self.version, &cgroup.folders)?;
         Ok(cgroup)
     }
 
@@ -238,31 +289,45 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Sets limits; none are set on a new cgroup.
-    pub(super) fn limit(&self, limits: &CgroupLimits) -> io::Result<()> {
-        if let (Some(bytes), Some(folder)) = (limits.memory_bytes, self.folders.get(Controller::Memory)) {
+    /// The limits that it has.
+    pub(super) fn limits(&self) -> &CgroupLimits {
+        &self.limits
+    }
+
+    /// Sets limits instead of those that it has; a new one has none. Only what differs is written.
+    pub(super) fn limit(&mut self, limits: &CgroupLimits) -> io::Result<()> {
+        let CgroupLimits { memory_bytes, processes, cpu_millis } = *limits;
+        if memory_bytes != self.limits.memory_bytes
+            && let Some(folder) = self.folders.get(Controller::Memory)
+        {
+            let is_limited = self.limits.memory_bytes.is_some();
             match self.version {
-                Version::One => v1::limit_memory(folder, bytes)?,
-                Version::Two => v2::limit_memory(folder, bytes)?,
+                Version::One => v1::limit_memory(folder, memory_bytes, is_limited)?,
+                Version::Two => v2::limit_memory(folder, memory_bytes)?,
             }
         }
-        if let (Some(count), Some(folder)) = (limits.processes, self.folders.get(Controller::Processes)) {
-            fs::write(folder.join("pids.max"), count.to_string())?;
+        if processes != self.limits.processes
+            && let Some(folder) = self.folders.get(Controller::Processes)
+        {
+            fs::write(folder.join("pids.max"), processes.map_or("max".to_owned(), |count| count.to_string()))?;
         }
-        if let (Some(millis), Some(folder)) = (limits.cpu_millis, self.folders.get(Controller::Cpu)) {
+        if cpu_millis != self.limits.cpu_millis
+            && let Some(folder) = self.folders.get(Controller::Cpu)
+        {
             match self.version {
-                Version::One => v1::limit_cpu(folder, millis)?,
-                Version::Two => v2::limit_cpu(folder, millis)?,
+                Version::One => v1::limit_cpu(folder, cpu_millis)?,
+                Version::Two => v2::limit_cpu(folder, cpu_millis)?,
             }
         }
+        self.limits = *limits;
         Ok(())
     }
 
     /// What the kernel has counted so far.
     pub(super) fn evidence(&self) -> Evidence {
         let mut evidence = match self.version {
-            Version::One => v1::evidence(&self.folders),
-            Version::Two => v2::evidence(&self.folders),
+            Version::One => v1::evidence(&self.counters),
+            Version::Two => v2::evidence(&self.counters),
         };
         evidence.refused_processes = self.refused_processes();
         evidence
@@ -270,8 +335,7 @@ impl Cgroup {
 
     /// How often a new process or thread was refused.
     pub(super) fn refused_processes(&self) -> Option<u64> {
-        let folder = self.folders.get(Controller::Processes)?;
-        field(&fs::read_to_string(folder.join("pids.events")).ok()?, "max")
+        field(&self.counters.processes.text()?, "max")
     }
 
     /// The processor time used so far, by all processes together.
@@ -282,8 +346,8 @@ impl Cgroup {
     /// The same, in user mode and in the kernel.
     pub(super) fn cpu_times(&self) -> Option<(Duration, Duration)> {
         match self.version {
-            Version::One => v1::cpu(&self.folders),
-            Version::Two => v2::cpu(&self.folders),
+            Version::One => v1::cpu(&self.counters),
+            Version::Two => v2::cpu(&self.counters),
         }
     }
 

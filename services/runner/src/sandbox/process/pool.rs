@@ -2,7 +2,9 @@
 //! once.
 //!
 //! In those that wait an interpreter is started too: the one that the newest run could use of those that could use any.
-//! Nothing is started before the first such run.
+//! Nothing is started before the first such run. And they have the limits that the newest run had.
+//!
+//! All of that is done in pauses, not while a script is being started, which would wait for it, unless few are left.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -10,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::cgroup::CgroupLimits;
 use super::prepared::Prepared;
 use super::warm::Target;
 use crate::sandbox::SandboxError;
@@ -18,6 +21,12 @@ use crate::sandbox::SandboxError;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long an interpreter that could not be prepared is left alone.
 const REFUSAL: Duration = Duration::from_secs(60);
+/// How long after one was taken nothing is done: a short script is over by then.
+const QUIET: Duration = Duration::from_millis(5);
+/// The same where one after the other is taken.
+const LONGEST: Duration = Duration::from_millis(25);
+/// A sandbox needs some memory itself; less than this is not set in advance.
+const LEAST_MEMORY: u64 = 16 << 20;
 
 /// The pool, and the thread that fills it. What is in it ends when it is dropped.
 #[derive(Debug)]
@@ -42,6 +51,10 @@ struct State {
     wanted: Option<Target>,
     /// The one that could not be prepared, and when.
     refused: Option<(Target, Instant)>,
+    /// The limits of the newest run.
+    limits: CgroupLimits,
+    /// When one was taken, and when the first one since all was done.
+    taken: Option<(Instant, Instant)>,
 }
 
 /// What is to be done for the pool.
@@ -50,6 +63,18 @@ enum Work {
     Make,
     /// This interpreter in one that waits.
     Warm(Box<Prepared>, Target),
+    /// These limits for one that waits.
+    Limit(Box<Prepared>, CgroupLimits),
+}
+
+/// Tells the pool that a sandbox that was taken has begun its work, or will not.
+#[derive(Debug)]
+pub(super) struct Begun<'a>(&'a Pool);
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.inner.changed.notify_one();
+    }
 }
 
 impl Pool {
@@ -67,11 +92,25 @@ impl Pool {
         Ok(Pool { inner, thread })
     }
 
+    /// What is dropped once a sandbox that is about to be taken has begun its work.
+    pub(super) fn begun(&self) -> Begun<'_> {
+        Begun(self)
+    }
+
     /// One that is ready, with this interpreter if there is one, or else a new one. Blocks for some ms in the latter case.
-    pub(super) fn take(&self, target: Option<&Target>) -> Result<Prepared, SandboxError> {
+    /// `limits`: those of the run, which others may have too.
+    pub(super) fn take(&self, target: Option<&Target>, limits: &CgroupLimits) -> Result<Prepared, SandboxError> {
         loop {
-            let taken = self.inner.lock().take(target);
-            self.inner.changed.notify_one();
+            let (taken, rest) = {
+                let mut state = self.inner.lock();
+                if limits.memory_bytes.is_none_or(|bytes| bytes >= LEAST_MEMORY) {
+                    state.limits = *limits;
+                }
+                (state.take(target), state.rest(self.inner.size))
+            };
+            if rest.is_none() {
+                self.inner.changed.notify_one();
+            }
             match taken {
                 // The machine may have been out of memory meanwhile.
                 Some(prepared) if prepared.first.has_ended() => {}
@@ -102,7 +141,16 @@ impl State {
         };
         // An interpreter that is no use has to be ended first: better one without.
         let place = with(target).or_else(|| with(None)).unwrap_or(0);
+        let now = Instant::now();
+        self.taken = Some((now, self.taken.map_or(now, |(_, first)| first)));
         self.ready.remove(place)
+    }
+
+    /// How long nothing is to be done. `None`: there is no reason to wait.
+    fn rest(&self, size: usize) -> Option<Duration> {
+        let (last, first) = self.taken.filter(|_| self.ready.len() * 2 >= size)?;
+        let rest = (last + QUIET).min(first + LONGEST).saturating_duration_since(Instant::now());
+        Some(rest).filter(|rest| !rest.is_zero())
     }
 
     /// The interpreter to prepare now.
@@ -118,9 +166,24 @@ impl State {
         if self.ready.len() < size {
             return Some(Work::Make);
         }
-        let target = self.target().cloned()?;
-        let place = self.ready.iter().position(|one| one.warmed.is_none())?;
-        self.ready.remove(place).map(|prepared| Work::Warm(Box::new(prepared), target))
+        if let Some(target) = self.target().cloned()
+            && let Some(prepared) = self.remove(|one| one.warmed.is_none())
+        {
+            return Some(Work::Warm(prepared, target));
+        }
+        // Last, since an interpreter is started without limits.
+        let limits = self.limits;
+        if let Some(prepared) = self.remove(|one| one.cgroup.as_ref().is_some_and(|cgroup| *cgroup.limits() != limits))
+        {
+            return Some(Work::Limit(prepared, limits));
+        }
+        self.taken = None;
+        None
+    }
+
+    fn remove(&mut self, which: impl Fn(&Prepared) -> bool) -> Option<Box<Prepared>> {
+        let place = self.ready.iter().position(which)?;
+        self.ready.remove(place).map(Box::new)
     }
 }
 
@@ -141,6 +204,7 @@ impl Inner {
                     }
                 },
                 Work::Warm(prepared, target) => self.warm(*prepared, target),
+                Work::Limit(prepared, limits) => self.limit(*prepared, &limits),
             }
         }
     }
@@ -152,7 +216,8 @@ impl Inner {
             if state.stopping {
                 return None;
             }
-            state = match pause.take() {
+            let rest = pause.take().or_else(|| state.rest(self.size));
+            state = match rest {
                 Some(time) => {
                     let waited = self.changed.wait_timeout(state, time);
                     waited.unwrap_or_else(PoisonError::into_inner).0
@@ -165,9 +230,22 @@ impl Inner {
         }
     }
 
+    /// Gives a sandbox limits. One that can't have them is of no use any more.
+    fn limit(&self, mut prepared: Prepared, limits: &CgroupLimits) {
+        match prepared.limit(limits) {
+            Ok(()) => self.lock().ready.push_back(prepared),
+            Err(error) => {
+                tracing::warn!(%error, "could not limit a sandbox in advance");
+                // Not the next one too.
+                self.lock().limits = CgroupLimits::default();
+            }
+        }
+    }
+
     /// Starts this interpreter in a sandbox. One in which it can't be started is of no use any more.
     fn warm(&self, mut prepared: Prepared, target: Target) {
-        match prepared.warm(&self.shared, &target) {
+        let warmed = prepared.limit(&CgroupLimits::default()).and_then(|()| prepared.warm(&self.shared, &target));
+        match warmed {
             Ok(()) => self.lock().ready.push_back(prepared),
             Err(error) => {
                 tracing::warn!(program = target.program, %error, "could not start an interpreter in advance");

@@ -9,7 +9,7 @@ use rustix::net::sockopt::{Timeout, set_socket_passcred, set_socket_timeout};
 use rustix::process::Signal;
 
 use super::Shared;
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, CgroupLimits};
 use super::known::Mark;
 use super::users::User;
 use super::warm::Warmed;
@@ -105,6 +105,14 @@ impl Prepared {
             (Notice::Failed(fault), _) => Err(fault.into()),
             (other, _) => Err(failed("set a sandbox up")(io::Error::other(format!("{other:?} came instead")))),
         }
+    }
+}
+
+impl Prepared {
+    /// Gives it these limits, where it has a cgroup.
+    pub(super) fn limit(&mut self, limits: &CgroupLimits) -> Result<(), SandboxError> {
+        let failed = |source| SandboxError::Setup { step: "limit the cgroup".to_owned(), source };
+        self.cgroup.as_mut().map_or(Ok(()), |cgroup| cgroup.limit(limits).map_err(failed))
     }
 }
 

@@ -90,9 +90,20 @@ pub(super) fn take_name(shared: &Shared, spec: &RunSpec) -> Result<Mark<String>,
 pub(super) fn launch(shared: &Shared, pool: &Pool, spec: &RunSpec, held: &Held) -> Result<Launched, SandboxError> {
     let program = check(spec)?;
     let mut target = Target::of(shared, spec, held);
+    let limits = CgroupLimits {
+        memory_bytes: held.memory_bytes,
+        processes: held.processes.map(|count| count.saturating_add(1)),
+        cpu_millis: held.cpu_millis,
+    };
+    let _begun = pool.begun();
     loop {
-        let sandbox = pool.take(target.as_ref())?;
-        match attempt(shared, sandbox, spec, held, program, target.as_ref()) {
+        let mut sandbox = pool.take(target.as_ref(), &limits)?;
+        // Before anything is limited and counted.
+        let fits = |warmed: &mut Warmed| target.as_ref().is_some_and(|target| *target == warmed.target);
+        let warmed = sandbox.warmed.take_if(fits);
+        sandbox.discard()?;
+        sandbox.limit(&limits)?;
+        match attempt(shared, sandbox, warmed, spec, held, program) {
             Ok(launched) => return Ok(launched),
             Err(Failure::NotWoken(fault)) => {
                 // Nothing of the script has run, and that sandbox is gone. Now without.
@@ -123,16 +134,12 @@ fn failed(step: &str) -> impl Fn(io::Error) -> SandboxError {
 
 fn attempt(
     shared: &Shared,
-    mut sandbox: Prepared,
+    sandbox: Prepared,
+    warmed: Option<Warmed>,
     spec: &RunSpec,
     held: &Held,
     program: &str,
-    target: Option<&Target>,
 ) -> Result<Launched, Failure> {
-    // Before anything is limited and counted.
-    let fits = |warmed: &mut Warmed| target.is_some_and(|target| *target == warmed.target);
-    let warmed = sandbox.warmed.take_if(fits);
-    sandbox.discard()?;
     let folder = match shared.launcher.setup().isolation {
         Isolation::Plain => {
             let user = shared.users.is_some().then_some(sandbox.user.id);
@@ -140,16 +147,7 @@ fn attempt(
         }
         _ => None,
     };
-    let mut cpu_before = (Duration::ZERO, Duration::ZERO);
-    if let Some(cgroup) = &sandbox.cgroup {
-        let limits = CgroupLimits {
-            memory_bytes: held.memory_bytes,
-            processes: held.processes.map(|count| count.saturating_add(1)),
-            cpu_millis: held.cpu_millis,
-        };
-        cgroup.limit(&limits).map_err(failed("limit the cgroup"))?;
-        cpu_before = cgroup.cpu_times().unwrap_or_default();
-    }
+    let cpu_before = sandbox.cgroup.as_ref().and_then(Cgroup::cpu_times).unwrap_or_default();
     let script = Box::new(script(shared, spec, held, program, folder.as_ref())?);
     let mut main_process = warmed.as_ref().and_then(|warmed| warmed.main_process);
     let prepared = warmed.is_some();
