@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use runmesh_node::{Cli, Environment, command};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tikv_jemallocator::Jemalloc;
+
+/// The C libraries in this program, SQLite above all, take their memory from it too (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// As many open files as this process may have: the soft limit of a login is far lower, for programs that use `select`.
 fn raise_open_files() {

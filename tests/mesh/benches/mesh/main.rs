@@ -16,6 +16,12 @@ use std::time::Duration;
 
 use anyhow::bail;
 use hdrhistogram::Histogram;
+use tikv_jemallocator::Jemalloc;
+use tokio::runtime::Runtime;
+
+/// As in the binary, of which some parts run in this process.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 const PARTS: [&str; 11] = [
     "latency",
@@ -41,22 +47,30 @@ fn main() -> anyhow::Result<()> {
     for part in PARTS.into_iter().filter(|part| asked.is_empty() || asked.iter().any(|one| one == part)) {
         println!("\n{part}");
         match part {
-            "latency" => runtime.block_on(executions::latency())?,
-            "throughput" => runtime.block_on(executions::throughput())?,
-            "sandbox" => runtime.block_on(sandbox::measure())?,
+            "latency" => on_a_worker(&runtime, executions::latency())?,
+            "throughput" => on_a_worker(&runtime, executions::throughput())?,
+            "sandbox" => on_a_worker(&runtime, sandbox::measure())?,
             "queue" => queue::dispatch()?,
-            "events" => runtime.block_on(events::rate())?,
-            "event-log" => runtime.block_on(event_log::measure())?,
-            "dead-letters" => runtime.block_on(dead_letters::questions())?,
-            "redrive" => runtime.block_on(dead_letters::redrives())?,
-            "replay" => runtime.block_on(replay::rates())?,
-            "servers" => runtime.block_on(servers::measure())?,
+            "events" => on_a_worker(&runtime, events::rate())?,
+            "event-log" => on_a_worker(&runtime, event_log::measure())?,
+            "dead-letters" => on_a_worker(&runtime, dead_letters::questions())?,
+            "redrive" => on_a_worker(&runtime, dead_letters::redrives())?,
+            "replay" => on_a_worker(&runtime, replay::rates())?,
+            "servers" => on_a_worker(&runtime, servers::measure())?,
             _ => first_line::time()?,
         }
     }
     // What a part has left behind ends with the process; its servers are ended by now.
     runtime.shutdown_timeout(Duration::from_secs(5));
     Ok(())
+}
+
+/// Runs a part as servers and clients run: by the runtime's own threads, and not by one that has to be woken by those.
+fn on_a_worker(
+    runtime: &Runtime,
+    part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) -> anyhow::Result<()> {
+    runtime.block_on(runtime.spawn(part))?
 }
 
 /// Times of something that was done again and again.

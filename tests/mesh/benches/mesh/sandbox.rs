@@ -20,7 +20,9 @@ use crate::{Times, per_second};
 
 const RUNS: usize = 500;
 const WARM_UP: usize = 20;
-const AT_ONCE: [usize; 2] = [2, 8];
+const AT_ONCE: [usize; 3] = [1, 2, 8];
+/// The pause before each, in which what the one before left behind is cleaned up, and pools are filled.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The sandbox by itself, in this process.
 fn open(folder: &Path, pool: usize, prepare: Vec<PathBuf>) -> anyhow::Result<Arc<ProcessSandbox>> {
@@ -121,6 +123,7 @@ async fn many<F: Future<Output = anyhow::Result<()>>>(at_once: usize, work: impl
 }
 
 async fn timed(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Duration> {
+    tokio::time::sleep(PAUSE).await;
     let since = Instant::now();
     work.await?;
     Ok(since.elapsed())
