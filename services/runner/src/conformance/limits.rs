@@ -7,7 +7,8 @@ use crate::{Ending, Level, Limit, Limits, RunSpec, SandboxError, SourceFile};
 
 const MIB: u64 = 1 << 20;
 
-fn level(harness: &impl Harness, spec: &RunSpec, limit: Limit) -> Level {
+/// How well this limit of a run would be held.
+pub fn level(harness: &impl Harness, spec: &RunSpec, limit: Limit) -> Level {
     let receipt = harness.sandbox().receipt(&spec.limits);
     receipt.iter().find(|line| line.limit == limit).unwrap().level
 }

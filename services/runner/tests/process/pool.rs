@@ -1,6 +1,6 @@
 //! Sandboxes that wait have the limits of the newest run; the next one may have others.
 
-use runmesh_runner::{Ending, Level, Limit, RunSpec, Sandbox};
+use runmesh_runner::{Ending, Level, Limit, RunSpec, conformance::limits::level};
 
 use crate::harness::{Harness, assert_exited, limited, spec, until};
 
@@ -17,11 +17,6 @@ fn greedy(memory: Option<u64>, processes: Option<u32>) -> RunSpec {
         limits.memory_bytes = memory;
         limits.processes = processes;
     })
-}
-
-fn level(harness: &Harness, spec: &RunSpec, limit: Limit) -> Level {
-    let receipt = harness.sandbox.receipt(&spec.limits);
-    receipt.iter().find(|line| line.limit == limit).unwrap().level
 }
 
 /// The limit of memory of each cgroup that there is.

@@ -191,11 +191,12 @@ impl Writer {
             return self.run_long(work).await;
         }
         let (mut job, answer) = job(work);
-        self.desk.hurry.note();
-        match self.desk.try_commit(&mut job) {
-            true => answer.await.map_err(|_| gone())?,
-            false => self.send(job, Kind::Live, answer).await,
+        if !self.desk.try_commit(&mut job) {
+            return self.send(job, Kind::Live, answer).await;
         }
+        // Of what is sent the queue does that.
+        self.desk.hurry.note();
+        answer.await.map_err(|_| gone())?
     }
 
     /// The same for a `work` that may be long, which is the thread's.

@@ -106,9 +106,7 @@ impl Prepared {
             (other, _) => Err(failed("set a sandbox up")(io::Error::other(format!("{other:?} came instead")))),
         }
     }
-}
 
-impl Prepared {
     /// Gives it these limits, where it has a cgroup.
     pub(super) fn limit(&mut self, limits: &CgroupLimits) -> Result<(), SandboxError> {
         let failed = |source| SandboxError::Setup { step: "limit the cgroup".to_owned(), source };
