@@ -65,16 +65,21 @@ mod tests {
         for &port in &ports.ports {
             assert!(RANGE.contains(&port));
             assert!(claim(port).is_none(), "nobody else gets {port}");
-            // A process that another test starts has a copy of the socket that looked whether it is free, until it loads its program.
-            let since = Instant::now();
-            while let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-                anyhow::ensure!(since.elapsed() < Duration::from_secs(10), "{port}: {error}");
-                std::thread::yield_now();
-            }
+            eventually(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())?;
         }
         let port = ports.ports[0];
         drop(ports);
-        assert!(claim(port).is_some());
+        eventually(|| claim(port).is_some())
+    }
+
+    /// Waits for what holds as soon as no process that another test starts has a copy of our sockets: it has them
+    /// until it loads its program.
+    fn eventually(holds: impl Fn() -> bool) -> anyhow::Result<()> {
+        let since = Instant::now();
+        while !holds() {
+            anyhow::ensure!(since.elapsed() < Duration::from_secs(10), "a socket is still held");
+            std::thread::yield_now();
+        }
         Ok(())
     }
 
