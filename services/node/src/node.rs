@@ -10,7 +10,7 @@ use runmesh_bus::{BusError, Consumer, Relay, TopicReport};
 use runmesh_events::Catalog;
 use runmesh_gateway::{Gateway, GatewayConfig};
 use runmesh_rpc::{AccessPolicy, LocalChannel, RpcServer, ServerConfig, Tls};
-use runmesh_runner::{RegistryError, Runner, SandboxError, ToolchainError};
+use runmesh_runner::{RegistryError, Runner, Sandbox, SandboxError, ToolchainError};
 use runmesh_scheduler::SchedulerError;
 use runmesh_store::{Lease, StoreError};
 use tokio::{
@@ -133,6 +133,7 @@ pub struct Node {
     health: Option<SocketAddr>,
     topics: TopicReport,
     runner: Option<Runner>,
+    sandbox: Option<Arc<dyn Sandbox>>,
     drain: Duration,
     /// Stops what lets new work in: listeners, the runner's group.
     intake: CancellationToken,
@@ -199,6 +200,7 @@ impl Node {
             health: None,
             topics: TopicReport::default(),
             runner: None,
+            sandbox: None,
             drain: config.shutdown.drain,
             intake,
             rest,
@@ -242,7 +244,7 @@ impl Node {
                 services::Parts { config, environment, data: &data, roles, store, bus, consumer, intake: &intake };
             let built = parts.build(builder).await?;
             let mut node = Self::new(config, built.server, intake, rest);
-            (node.topics, node.runner) = (backend.topics, built.runner);
+            (node.topics, node.runner, node.sandbox) = (backend.topics, built.runner, built.sandbox);
             let faults = config.faults.build();
             for group in built.groups {
                 let group = faults.into_group(group);
@@ -398,6 +400,9 @@ impl Node {
         join(&mut self.intake_parts, self.drain + CUT).await;
         self.rest.cancel();
         join(&mut self.parts, self.drain + CUT).await;
+        if let Some(sandbox) = self.sandbox {
+            sandbox.close().await;
+        }
         if let Some(shared) = self.shared {
             shared.leave().await;
         }

@@ -301,4 +301,8 @@ pub trait Sandbox: Send + Sync + 'static {
     ///
     /// What exists could not be listed.
     async fn remove_strays(&self, seen: Vec<Stray>) -> Result<Vec<Stray>, SandboxError>;
+
+    /// Ends what waits for scripts, and removes what was made for all of them. To be called when none runs any more; none is
+    /// started from then on.
+    async fn close(&self);
 }

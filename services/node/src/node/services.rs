@@ -37,6 +37,8 @@ pub(super) struct Built {
     pub(super) groups: Vec<ConsumerGroup>,
     /// Its group is by itself, since it stops first.
     pub(super) runner: Option<Runner>,
+    /// Closed at the end.
+    pub(super) sandbox: Option<Arc<dyn Sandbox>>,
     pub(super) queue: Option<QueueService>,
     /// One that works all the time: nobody else shares the store.
     pub(super) scheduler: Option<Scheduler>,
@@ -62,13 +64,14 @@ impl Parts<'_> {
         let results = ResultService::build(self.events(), self.documents()).await?;
         let saga = self.saga().await?;
         // Recovery comes before the groups run: what a crash left half done is finished first.
-        let mut runner = None;
+        let (mut runner, mut opened) = (None, None);
         // The others need no sandboxes; where executions are created it is asked what one would hold to.
         if self.roles.has(Role::Runner) || self.roles.has(Role::Execution) {
             let (found, toolchains) = self.runtimes().await?;
             let pool = if self.roles.has(Role::Runner) { self.config.runner.pool } else { 0 };
             let sandbox: Arc<dyn Sandbox> =
                 Arc::new(sandbox::open(self.config, self.data, &found, toolchains.readable(), pool)?);
+            opened = Some(Arc::clone(&sandbox));
             if self.roles.has(Role::Runner) {
                 let (events, documents) = (self.events(), self.documents());
                 let members = Members::open(self.documents(), runmesh_scheduler::RUNNERS).await?;
@@ -127,7 +130,7 @@ impl Parts<'_> {
             builder = builder.add_service(event_log.into_server());
         }
         let saga = Some(saga).filter(|_| self.roles.has(Role::Saga));
-        Ok(Built { server: builder.build(), groups, runner, queue, scheduler, dlq, replay, saga })
+        Ok(Built { server: builder.build(), groups, runner, sandbox: opened, queue, scheduler, dlq, replay, saga })
     }
 
     /// The interpreters and compilers of this machine.

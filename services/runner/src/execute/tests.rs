@@ -77,6 +77,8 @@ impl Sandbox for Stage {
         Ok(self.strays.lock().unwrap().clone())
     }
 
+    async fn close(&self) {}
+
     async fn remove_strays(&self, seen: Vec<Stray>) -> Result<Vec<Stray>, SandboxError> {
         self.strays.lock().unwrap().retain(|stray| !seen.contains(stray));
         Ok(seen)

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -55,6 +55,7 @@ use order::Queues;
 use pool::Pool;
 use prepared::Prepared;
 use receipt::Held;
+use start::Start;
 use supervise::Supervisor;
 use users::Users;
 
@@ -173,6 +174,8 @@ struct Shared {
     running: Arc<Known<String>>,
     queues: Arc<Queues>,
     made: AtomicU64,
+    /// Whether nothing is started any more.
+    closed: AtomicBool,
 }
 
 impl Shared {
@@ -242,7 +245,8 @@ impl ProcessSandbox {
     /// There was none, and none could be made.
     #[cfg(feature = "conformance")]
     pub fn lose_one(&self) -> Result<u32, SandboxError> {
-        Ok(self.pool.take(None, &cgroup::CgroupLimits::default())?.lose())
+        let taken = self.pool.take(None, &cgroup::CgroupLimits::default());
+        Ok(taken.map_or_else(|| Prepared::make(&self.shared), Ok)?.lose())
     }
 
     /// Why better isolation than what is used did not work here, in words.
@@ -269,25 +273,30 @@ impl Sandbox for ProcessSandbox {
                 return Err(SandboxError::NotEnforced { missing });
             }
         }
-        let name = start::take_name(&self.shared, &spec)?;
-        let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
-        // If this future is dropped here, what the closure returns is dropped, and with it the sandbox.
-        let (launched, name, spec, held) = blocking(move || {
-            let launched = start::launch(&shared, &pool, &spec, &held);
-            launched.map(|launched| (launched, name, spec, held))
-        })
-        .await??;
+        let (launched, Start { spec, held, .. }) = Start::new(&self.shared, spec, held)?.launch(&self.pool).await?;
         let started = Started {
-            name: name.value.clone(),
+            name: launched.name.value.clone(),
             pid: launched.main_process,
             prepared: launched.prepared,
             at: launched.at,
             receipt: held.lines.clone(),
         };
         let (run, side) = Run::new(started, self.shared.config.chunk_buffer);
-        let supervisor = Supervisor::new(Arc::clone(&self.shared), spec, held, launched, name, side);
+        let supervisor = Supervisor::new(Arc::clone(&self.shared), spec, held, launched, side);
         tokio::spawn(supervisor.run());
         Ok(run)
+    }
+
+    async fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        let (pool, shared) = (Arc::clone(&self.pool), Arc::clone(&self.shared));
+        let closed = blocking(move || {
+            pool.close();
+            if let Ok(cgroups) = &shared.cgroups {
+                cgroups.close();
+            }
+        });
+        closed.await.ok();
     }
 
     async fn recover(&self) -> Result<Recovered, SandboxError> {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use runmesh_runner::{Ending, HelperCommand, ProcessConfig, ProcessSandbox, RunSpec, Sandbox};
+use runmesh_runner::{Ending, HelperCommand, ProcessConfig, ProcessSandbox, RunSpec, Sandbox, SandboxError};
 
 use crate::harness::{
     Harness, assert_exited, bash, finish, group_is_alive, helper, is_alive, limited, next_text, parent, spec, until,
@@ -97,6 +97,43 @@ async fn nothing_is_left_after_a_run() {
     until("the folder should be gone", || harness.folders().is_empty()).await;
     assert!(std::path::Path::new("/etc").exists());
     until("the group should be gone", || !group_is_alive(group)).await;
+}
+
+#[tokio::test]
+async fn cgroups_of_a_node_that_is_no_more_are_removed_and_those_of_a_living_one_are_not() {
+    let living = Harness::new();
+    let Some(beside) = living.sandbox.cgroup_folders().first().and_then(|own| own.parent().map(ToOwned::to_owned))
+    else {
+        return;
+    };
+    let number = std::process::id();
+    let named = |name: &str| beside.join(name);
+    let orphan = named(&format!("runmesh-{number:016x}"));
+    let others = [named(&format!("runmesh-{number}")), named(&format!("other-{number:016x}"))];
+    for folder in [&orphan.join("run-0"), &others[0], &others[1]] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    let next = Harness::new();
+    let there = [&living, &next].map(|one| one.sandbox.cgroup_folders().iter().all(|folder| folder.exists()));
+    let is_there = [orphan.exists(), others[0].exists(), others[1].exists()];
+    for folder in &others {
+        std::fs::remove_dir(folder).unwrap();
+    }
+    assert_eq!((there, is_there), ([true, true], [false, true, true]));
+    assert_exited(&living.run(bash("true")).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_closed_leaves_nothing_and_starts_nothing() {
+    let harness = Harness::new();
+    assert_exited(&harness.run(bash("true")).await, 0);
+    until("a sandbox should wait", || harness.sandbox.ready() > 0).await;
+    harness.sandbox.close().await;
+    assert_eq!(harness.sandbox.ready(), 0);
+    assert!(harness.sandbox.cgroup_folders().iter().all(|folder| !folder.exists()));
+    let refused = harness.sandbox.start(bash("true")).await;
+    assert!(matches!(refused, Err(SandboxError::ShuttingDown)), "{refused:?}");
+    assert!(harness.sandbox.cgroup_folders().iter().all(|folder| !folder.exists()));
 }
 
 #[tokio::test]

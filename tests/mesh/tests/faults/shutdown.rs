@@ -1,6 +1,6 @@
 //! SIGTERM: intake ends, scripts are ended, streams are told, and the process ends with exit code 0 within a bound.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use runmesh_mesh_tests::{Mark, Mesh, bash};
@@ -58,6 +58,41 @@ async fn a_run_in_flight_and_an_open_watch_do_not_hold_a_shutdown() -> anyhow::R
     }
     assert_eq!(seen, client.follow(&execution_id).await?);
     mesh.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_ends_leaves_no_cgroup() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start().await?;
+    let client = mesh.client().await?;
+    let execution_id = client.launch(bash("sleep 1000")).await?;
+    let started = |payload: &Option<Payload>| matches!(payload, Some(Payload::ExecutionStarted(_)));
+    let mut watch = client.watch(&execution_id, "").await?;
+    let seen =
+        watch.until(|message| matches!(&message.item, Some(Item::Event(event)) if started(&event.payload))).await?;
+    let pid = seen.messages.last().and_then(|message| match &message.item {
+        Some(Item::Event(event)) => match &event.payload {
+            Some(Payload::ExecutionStarted(started)) => started.container_id.clone(),
+            _ => None,
+        },
+        _ => None,
+    });
+    let pid = pid.context("no process")?;
+    // Each line is a number, the controllers, and where the process is: `3:memory:/runmesh-0123456789abcdef/run-1`.
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).context("the cgroups of the script")?;
+    let parents: BTreeSet<&str> =
+        cgroups.lines().filter_map(|line| line.split('/').find(|part| part.starts_with("runmesh-"))).collect();
+    let left = || -> anyhow::Result<Vec<PathBuf>> {
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup")?.collect::<Result<Vec<_>, _>>()?;
+        let places = hierarchies.iter().flat_map(|hierarchy| parents.iter().map(|name| hierarchy.path().join(name)));
+        Ok(places.filter(|place| place.exists()).collect())
+    };
+    if parents.is_empty() {
+        return mesh.stop().await;
+    }
+    ensure!(!left()?.is_empty(), "{parents:?} are not where they are looked for");
+    mesh.stop().await?;
+    assert_eq!(left()?, Vec::<PathBuf>::new());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use counter::Counter;
 
 mod counter;
 mod discover;
+mod orphans;
 mod v1;
 mod v2;
 
@@ -65,6 +66,8 @@ pub(super) struct Cgroups {
     weakness: Mutex<Option<(Instant, Option<&'static str>)>>,
     /// The names of those in use.
     known: Arc<Known<String>>,
+    /// The parents as they are held: who else gets one of them knows that nobody has it any more.
+    _held: Vec<fs::File>,
 }
 
 /// The cgroup of one run. Removed when dropped, with what is in it killed.
@@ -172,16 +175,20 @@ impl Controller {
 
 impl Cgroups {
     /// The cgroups below this process's own, in a parent of this name. What an earlier node of the same name left in it is
-    /// killed and removed.
+    /// killed and removed, and so are the parents of other nodes that are no more: the kernel gets slower with every cgroup.
     ///
     /// # Errors
     ///
     /// There are none that this process may use, and why.
     pub(super) fn open(name: &str) -> Result<Cgroups, String> {
         let found = discover::discover(name)?;
-        let discover::Found { version, parents, missing } = found;
-        let cgroups = Cgroups { version, parents, missing, weakness: Mutex::default(), known: Arc::default() };
+        let discover::Found { version, parents, missing, held } = found;
+        let (weakness, known) = Default::default();
+        let cgroups = Cgroups { version, parents, missing, weakness, known, _held: held };
         cgroups.clear();
+        for parent in cgroups.parents.each() {
+            orphans::remove(parent);
+        }
         Ok(cgroups)
     }
 
@@ -242,6 +249,14 @@ impl Cgroups {
         killed
     }
 
+    /// Kills and removes all, and their parents.
+    pub(super) fn close(&self) {
+        self.clear();
+        for parent in self.parents.each() {
+            fs::remove_dir(parent).ok();
+        }
+    }
+
     /// Those that belong to no sandbox.
     pub(super) fn strays(&self) -> Vec<PathBuf> {
         let name = |folder: &PathBuf| folder.file_name().and_then(|name| name.to_str()).map(str::to_owned);
@@ -251,18 +266,13 @@ impl Cgroups {
     }
 
     fn all(&self) -> Vec<PathBuf> {
-        let entries =
-            self.parents.each().into_iter().filter_map(|parent| fs::read_dir(parent).ok()).flatten().flatten();
-        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+        self.parents.each().into_iter().flat_map(below).collect()
     }
 }
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        self.clear();
-        for parent in self.parents.each() {
-            fs::remove_dir(parent).ok();
-        }
+        self.close();
     }
 }
 
@@ -378,6 +388,12 @@ impl Drop for Cgroup {
             tracing::warn!(%error, "a cgroup is left behind");
         }
     }
+}
+
+/// The cgroups in this one.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 /// Kills everything in a cgroup. Returns how many processes there were.

@@ -7,7 +7,7 @@ use rustix::net::RecvFlags;
 use tokio::io::unix::AsyncFd;
 
 use super::sys;
-use super::wire::Notice;
+use super::wire::{self, Beside, Notice};
 
 /// Notices that are small and few.
 const LARGEST: usize = 64 << 10;
@@ -29,6 +29,21 @@ impl Notices {
     /// Whether there will be no more.
     pub(super) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// The next one with what comes beside it, before any other is asked for by [`Self::next`].
+    pub(super) async fn next_with(&self) -> io::Result<Option<(Notice, Beside)>> {
+        loop {
+            // An error only when the runtime shuts down, and this task with it.
+            let Ok(mut ready) = self.socket.readable().await else { return std::future::pending().await };
+            match rustix::net::recv(self.socket.get_ref(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                // It is sent as a whole.
+                Ok(_) => return wire::receive_with(self.socket.get_ref()),
+            }
+        }
     }
 
     /// The next one. `None`: the other end is closed, or tells nonsense. Cancel-safe.

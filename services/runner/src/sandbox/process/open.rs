@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::cgroup::Cgroups;
 use super::launcher::Launcher;
@@ -105,6 +105,7 @@ fn attempt(
         running: Arc::default(),
         queues: Arc::default(),
         made: AtomicU64::new(0),
+        closed: AtomicBool::new(false),
     };
     let error = match Prepared::make(&shared) {
         Ok(prepared) => return Ok((shared, prepared)),

@@ -32,7 +32,7 @@ const LEAST_MEMORY: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Pool {
     inner: Arc<Inner>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Pool {
             let fill = std::thread::Builder::new().name("sandbox-pool".to_owned()).spawn(move || inner.fill());
             Some(fill.map_err(|source| SandboxError::Setup { step: "start a thread".to_owned(), source })?)
         };
-        Ok(Pool { inner, thread })
+        Ok(Pool { inner, thread: Mutex::new(thread) })
     }
 
     /// What is dropped once a sandbox that is about to be taken has begun its work.
@@ -97,9 +97,8 @@ impl Pool {
         Begun(self)
     }
 
-    /// One that is ready, with this interpreter if there is one, or else a new one. Blocks for some ms in the latter case.
-    /// `limits`: those of the run, which others may have too.
-    pub(super) fn take(&self, target: Option<&Target>, limits: &CgroupLimits) -> Result<Prepared, SandboxError> {
+    /// One that is ready, with this interpreter if there is one. `limits`: those of the run, which others may have too.
+    pub(super) fn take(&self, target: Option<&Target>, limits: &CgroupLimits) -> Option<Prepared> {
         loop {
             let (taken, rest) = {
                 let mut state = self.inner.lock();
@@ -114,10 +113,20 @@ impl Pool {
             match taken {
                 // The machine may have been out of memory meanwhile.
                 Some(prepared) if prepared.first.has_ended() => {}
-                Some(prepared) => return Ok(prepared),
-                None => return Prepared::make(&self.inner.shared),
+                taken => return taken,
             }
         }
+    }
+
+    /// Ends those that wait; there will be no more.
+    pub(super) fn close(&self) {
+        self.inner.lock().stopping = true;
+        self.inner.changed.notify_all();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            thread.join().ok();
+        }
+        let waiting = std::mem::take(&mut self.inner.lock().ready);
+        drop(waiting);
     }
 
     /// How many are ready.
@@ -257,11 +266,6 @@ impl Inner {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.inner.lock().stopping = true;
-        self.inner.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
-        self.inner.lock().ready.clear();
+        self.close();
     }
 }

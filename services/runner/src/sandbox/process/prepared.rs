@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,7 +17,7 @@ use super::warm::Warmed;
 use super::wire::{self, Beside, Entry, Isolation, Notice, Prepare};
 use crate::sandbox::SandboxError;
 
-/// How long a sandbox may take to be set up, and a program to be loaded.
+/// How long a sandbox may take to be set up.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the end of everything in a sandbox may take.
 const ENDING: Duration = Duration::from_secs(5);
@@ -54,6 +55,9 @@ impl Prepared {
             let step = step.to_owned();
             move |source| SandboxError::Setup { step, source }
         };
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(SandboxError::ShuttingDown);
+        }
         let isolation = shared.launcher.setup().isolation;
         let user = match &shared.users {
             Some(users) => {

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
 
 use super::cgroup::{Cgroup, CgroupLimits};
 use super::folder::{self, Folder};
@@ -22,7 +24,7 @@ use super::prepared::Prepared;
 use super::receipt::Held;
 use super::warm::{Target, Warmed};
 use super::wire::{self, Fault, Isolation, Notice, Order, Placed, ProcessLimits, Script};
-use super::{MARKER, Shared, sys};
+use super::{MARKER, Shared, blocking, sys};
 use crate::sandbox::{Limit, RunSpec, SandboxError};
 
 /// The environment variable with the folder of the run, where it has one on this machine.
@@ -31,7 +33,7 @@ pub(super) const FOLDER_MARKER: &str = "RUNMESH_RUN_FOLDER";
 /// A script that has just been started.
 #[derive(Debug)]
 pub(super) struct Launched {
-    // Dropped in this order: the processes end before their folder is removed.
+    // Dropped in this order: the processes end before their folder is removed, and that before another has the name.
     pub(super) sandbox: Prepared,
     pub(super) folder: Option<Folder>,
     pub(super) watch: Watch,
@@ -42,6 +44,7 @@ pub(super) struct Launched {
     pub(super) cpu_before: (Duration, Duration),
     pub(super) began: Instant,
     pub(super) at: SystemTime,
+    pub(super) name: Arc<Mark<String>>,
 }
 
 /// The node's ends of the standard streams.
@@ -79,38 +82,145 @@ impl Watch {
 }
 
 /// The name of a run, which no other has meanwhile.
-pub(super) fn take_name(shared: &Shared, spec: &RunSpec) -> Result<Mark<String>, SandboxError> {
+fn take_name(shared: &Shared, spec: &RunSpec) -> Result<Mark<String>, SandboxError> {
     shared.running.mark_new(folder::name_of(spec)?).ok_or_else(|| {
         let execution_id = spec.execution_id.clone();
         SandboxError::AlreadyRunning { execution_id, attempt: spec.attempt }
     })
 }
 
-/// Starts the script. Blocks until its program has been loaded. Must be called where the current runtime can be found.
-pub(super) fn launch(shared: &Shared, pool: &Pool, spec: &RunSpec, held: &Held) -> Result<Launched, SandboxError> {
-    let program = check(spec)?;
-    let mut target = Target::of(shared, spec, held);
-    let limits = CgroupLimits {
-        memory_bytes: held.memory_bytes,
-        processes: held.processes.map(|count| count.saturating_add(1)),
-        cpu_millis: held.cpu_millis,
-    };
-    let _begun = pool.begun();
-    loop {
-        let mut sandbox = pool.take(target.as_ref(), &limits)?;
-        // Before anything is limited and counted.
-        let fits = |warmed: &mut Warmed| target.as_ref().is_some_and(|target| *target == warmed.target);
-        let warmed = sandbox.warmed.take_if(fits);
-        sandbox.discard()?;
-        sandbox.limit(&limits)?;
-        match attempt(shared, sandbox, warmed, spec, held, program) {
-            Ok(launched) => return Ok(launched),
-            Err(Failure::NotWoken(fault)) => {
-                // Nothing of the script has run, and that sandbox is gone. Now without.
-                tracing::warn!(program, step = fault.step, error = %fault.error(), "a prepared interpreter did not wake");
-                target = None;
+/// How much the files of a script may have to be handed over at once, in bytes: the socket takes it without a wait.
+const QUICK: usize = 32 << 10;
+/// How long a program may take to be loaded.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A script that is to be started.
+pub(super) struct Start {
+    shared: Arc<Shared>,
+    name: Arc<Mark<String>>,
+    pub(super) spec: RunSpec,
+    pub(super) held: Held,
+    limits: CgroupLimits,
+    /// The interpreter that may be prepared for it.
+    target: Option<Target>,
+}
+
+impl Start {
+    pub(super) fn new(shared: &Arc<Shared>, spec: RunSpec, held: Held) -> Result<Start, SandboxError> {
+        check(&spec)?;
+        let name = Arc::new(take_name(shared, &spec)?);
+        let target = Target::of(shared, &spec, &held);
+        let limits = CgroupLimits {
+            memory_bytes: held.memory_bytes,
+            processes: held.processes.map(|count| count.saturating_add(1)),
+            cpu_millis: held.cpu_millis,
+        };
+        Ok(Start { shared: Arc::clone(shared), name, spec, held, limits, target })
+    }
+
+    /// Starts the script. Returns once its program has been loaded. Where it is not, nothing is left of it.
+    pub(super) async fn launch(mut self, pool: &Pool) -> Result<(Launched, Start), SandboxError> {
+        let _begun = pool.begun();
+        loop {
+            let taken = pool.take(self.target.as_ref(), &self.limits);
+            let handed_over = if self.is_quick(taken.as_ref()) {
+                self.hand_over(taken)?
+            } else {
+                // If this future is dropped here, so is what the closure returns.
+                let (handed_over, back) = blocking(move || (self.hand_over(taken), self)).await?;
+                self = back;
+                handed_over?
+            };
+            let mut launched = Aside(Some(handed_over));
+            let failure = match launched.loaded(&self.spec).await {
+                Ok(launched) => return Ok((launched, self)),
+                Err(failure) => failure,
+            };
+            let useless = launched.0.take();
+            blocking(move || drop(useless)).await?;
+            match failure {
+                Failure::NotWoken(fault) => {
+                    // Nothing of the script has run, and that sandbox is of no use. Now without.
+                    let program = self.spec.command.first();
+                    tracing::warn!(program, step = fault.step, error = %fault.error(), "a prepared interpreter did not wake");
+                    self.target = None;
+                }
+                Failure::Other(error) => return Err(error),
             }
-            Err(Failure::Other(error)) => return Err(error),
+        }
+    }
+
+    /// Whether [`Self::hand_over`] has nothing to wait for.
+    fn is_quick(&self, sandbox: Option<&Prepared>) -> bool {
+        let size: usize = self.spec.files.iter().map(|file| file.content.len()).sum();
+        let is_plain = self.shared.launcher.setup().isolation == Isolation::Plain;
+        let fits = |sandbox: &Prepared| sandbox.warmed.is_none() || self.fits(sandbox);
+        size <= QUICK && !is_plain && sandbox.is_some_and(fits)
+    }
+
+    /// Whether the interpreter that waits there is the one for this script.
+    fn fits(&self, sandbox: &Prepared) -> bool {
+        self.target.is_some() && sandbox.warmed.as_ref().map(|warmed| &warmed.target) == self.target.as_ref()
+    }
+
+    /// Hands the script to this sandbox, or to a new one.
+    fn hand_over(&self, sandbox: Option<Prepared>) -> Result<Launched, SandboxError> {
+        let mut sandbox = sandbox.map_or_else(|| Prepared::make(&self.shared), Ok)?;
+        // Before anything is limited and counted.
+        let warmed = if self.fits(&sandbox) { sandbox.warmed.take() } else { None };
+        sandbox.discard()?;
+        sandbox.limit(&self.limits)?;
+        send_to(self, sandbox, warmed)
+    }
+}
+
+/// A script of which it is not known yet whether its program has been loaded. If that is never known, its sandbox is ended
+/// where that may block.
+struct Aside(Option<Launched>);
+
+impl Aside {
+    async fn loaded(&mut self, spec: &RunSpec) -> Result<Launched, Failure> {
+        let Some(launched) = &mut self.0 else { return Err(SandboxError::ShuttingDown.into()) };
+        launched.loaded(spec).await?;
+        self.0.take().ok_or_else(|| SandboxError::ShuttingDown.into())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let Some(launched) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(launched));
+        }
+    }
+}
+
+impl Launched {
+    /// Waits until the program has been loaded.
+    async fn loaded(&mut self, spec: &RunSpec) -> Result<(), Failure> {
+        // From here on it may run, whether that is told or not. One that waited does not tell by itself.
+        let mut may_run = self.prepared;
+        loop {
+            let heard = timeout(PATIENCE, self.watch.notices.next_with()).await;
+            let heard = heard.unwrap_or_else(|late| Err(late.into()));
+            let heard = heard.and_then(|heard| heard.ok_or_else(|| ErrorKind::UnexpectedEof.into()));
+            match heard.map_err(|error| gone(&self.sandbox, may_run, failed("hear from the sandbox")(error)))? {
+                (Notice::Here, beside) => {
+                    self.main_process = beside.sender;
+                    may_run = true;
+                }
+                (Notice::Started, _) => return Ok(()),
+                (Notice::NotStarted(fault), _) => {
+                    let program = spec.command.first().map_or("", String::as_str);
+                    return Err(start_error(Path::new(program), &fault).into());
+                }
+                (Notice::NotWoken(fault), _) => return Err(Failure::NotWoken(fault)),
+                (other, _) => {
+                    let error = failed("start the script")(io::Error::other(format!("{other:?} came instead")));
+                    return Err(gone(&self.sandbox, may_run, error).into());
+                }
+            }
         }
     }
 }
@@ -132,14 +242,9 @@ fn failed(step: &str) -> impl Fn(io::Error) -> SandboxError {
     move |source| SandboxError::Setup { step: step.to_owned(), source }
 }
 
-fn attempt(
-    shared: &Shared,
-    sandbox: Prepared,
-    warmed: Option<Warmed>,
-    spec: &RunSpec,
-    held: &Held,
-    program: &str,
-) -> Result<Launched, Failure> {
+/// Hands the script to its sandbox. Must be called where the current runtime can be found.
+fn send_to(start: &Start, sandbox: Prepared, warmed: Option<Warmed>) -> Result<Launched, SandboxError> {
+    let Start { shared, spec, held, .. } = start;
     let folder = match shared.launcher.setup().isolation {
         Isolation::Plain => {
             let user = shared.users.is_some().then_some(sandbox.user.id);
@@ -148,8 +253,8 @@ fn attempt(
         _ => None,
     };
     let cpu_before = sandbox.cgroup.as_ref().and_then(Cgroup::cpu_times).unwrap_or_default();
-    let script = Box::new(script(shared, spec, held, program, folder.as_ref())?);
-    let mut main_process = warmed.as_ref().and_then(|warmed| warmed.main_process);
+    let script = Box::new(script(shared, spec, held, folder.as_ref())?);
+    let main_process = warmed.as_ref().and_then(|warmed| warmed.main_process);
     let prepared = warmed.is_some();
     let has_input = !spec.stdin.is_empty();
     // The script's ends of its streams, unless a process has them already.
@@ -166,33 +271,16 @@ fn attempt(
     };
     let watch = Watch::new(shared, &sandbox, streams, spec.stdin.clone()).map_err(failed("watch the script"))?;
     let (began, at) = (Instant::now(), SystemTime::now());
-    let hand_over = || -> io::Result<()> {
+    let send = || -> io::Result<()> {
         let control = sandbox.first.control()?;
         let descriptors: Vec<_> = theirs.iter().flatten().map(|end| end.as_fd()).collect();
         wire::send(control, &sent, &descriptors)?;
         spec.files.iter().try_for_each(|file| wire::send_bytes(control, &file.content))
     };
-    let handed_over = hand_over().map_err(failed("hand the script to its sandbox"));
-    handed_over.map_err(|error| gone(&sandbox, false, error))?;
-    drop(theirs);
-    // From here on it may run, whether that is told or not. One that waited does not tell by itself.
-    let mut may_run = prepared;
-    loop {
-        match sandbox.first.receive().map_err(|error| gone(&sandbox, may_run, error))? {
-            (Notice::Here, beside) => {
-                main_process = beside.sender;
-                may_run = true;
-            }
-            (Notice::Started, _) => break,
-            (Notice::NotStarted(fault), _) => return Err(start_error(Path::new(program), &fault).into()),
-            (Notice::NotWoken(fault), _) => return Err(Failure::NotWoken(fault)),
-            (other, _) => {
-                let error = io::Error::other(format!("{other:?} came instead"));
-                return Err(gone(&sandbox, may_run, failed("start the script")(error)).into());
-            }
-        }
-    }
-    Ok(Launched { sandbox, folder, watch, main_process, prepared, cpu_before, began, at })
+    let sent = send().map_err(failed("hand the script to its sandbox"));
+    sent.map_err(|error| gone(&sandbox, false, error))?;
+    let name = Arc::clone(&start.name);
+    Ok(Launched { sandbox, folder, watch, main_process, prepared, cpu_before, began, at, name })
 }
 
 /// What it means that a sandbox no longer answers.
@@ -238,8 +326,8 @@ pub(super) fn hand_over_pipes<const N: usize>(
     Ok(())
 }
 
-/// Refuses what can't be run, and returns the program.
-fn check(spec: &RunSpec) -> Result<&str, SandboxError> {
+/// Refuses what can't be run.
+fn check(spec: &RunSpec) -> Result<(), SandboxError> {
     let invalid = |field, reason| Err(SandboxError::InvalidSpec { field, reason });
     let Some(program) = spec.command.first() else { return invalid("command", "is empty") };
     if !Path::new(program).is_absolute() && !program.starts_with("./") {
@@ -256,17 +344,11 @@ fn check(spec: &RunSpec) -> Result<&str, SandboxError> {
             return invalid("environment", "has a value with a NUL byte");
         }
     }
-    folder::check_paths(&spec.files)?;
-    Ok(program)
+    folder::check_paths(&spec.files)
 }
 
-fn script(
-    shared: &Shared,
-    spec: &RunSpec,
-    held: &Held,
-    program: &str,
-    folder: Option<&Folder>,
-) -> Result<Script, SandboxError> {
+fn script(shared: &Shared, spec: &RunSpec, held: &Held, folder: Option<&Folder>) -> Result<Script, SandboxError> {
+    let program = spec.command.first().map_or("", String::as_str);
     let (work, temporary) = match folder {
         Some(folder) => (folder.work(), folder.temporary()),
         None => (Path::new(super::WORK), Path::new(super::TEMPORARY)),

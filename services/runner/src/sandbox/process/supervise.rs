@@ -42,7 +42,7 @@ pub(super) struct Supervisor {
     // The processes end before their folder is removed, also if the task is dropped.
     sandbox: Prepared,
     folder: Option<Folder>,
-    name: Mark<String>,
+    name: Arc<Mark<String>>,
     notices: Notices,
     exit: AsyncFd<OwnedFd>,
     main_process: Option<u32>,
@@ -90,15 +90,8 @@ enum Event {
 }
 
 impl Supervisor {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        spec: RunSpec,
-        held: Held,
-        launched: Launched,
-        name: Mark<String>,
-        side: RunSide,
-    ) -> Supervisor {
-        let Launched { sandbox, folder, watch, main_process, cpu_before, began, .. } = launched;
+    pub(super) fn new(shared: Arc<Shared>, spec: RunSpec, held: Held, launched: Launched, side: RunSide) -> Supervisor {
+        let Launched { sandbox, folder, watch, main_process, cpu_before, began, name, .. } = launched;
         let Watch { exit, notices, stdout, stderr, stdin, order } = watch;
         let config = &shared.config;
         Supervisor {

@@ -1,10 +1,10 @@
 //! Which hierarchies there are, and where in them this process may make cgroups.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::{Controller, Folders, Version};
+use super::{Controller, Folders, Version, orphans};
 
 /// The controllers that matter in version 2.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
@@ -16,6 +16,8 @@ pub(super) struct Found {
     pub(super) version: Version,
     pub(super) parents: Folders,
     pub(super) missing: Vec<(Controller, String)>,
+    /// The parents, locked.
+    pub(super) held: Vec<File>,
 }
 
 /// A mounted hierarchy.
@@ -56,7 +58,7 @@ fn second_version(place: &Path, name: &str) -> Result<Option<Found>, String> {
         return Ok(None);
     }
     let parent = own.join(name);
-    make(&parent).map_err(|error| refusal(&parent, &error))?;
+    let held = orphans::make(&parent).map_err(|error| refusal(&parent, &error))?;
     if let Err(why) = hand_on(own, &wanted).and_then(|()| delegate(&parent, &wanted).map_err(|e| refusal(&parent, &e)))
     {
         fs::remove_dir(&parent).ok();
@@ -76,7 +78,7 @@ fn second_version(place: &Path, name: &str) -> Result<Option<Found>, String> {
             missing.push((controller, format!("the controller {needs} is not delegated to {}", own.display())));
         }
     }
-    Ok(Some(Found { version: Version::Two, parents, missing }))
+    Ok(Some(Found { version: Version::Two, parents, missing, held: vec![held] }))
 }
 
 /// The cgroup that is this node's: its processes are in a leaf of it if it has handed controllers on before.
@@ -108,7 +110,7 @@ fn delegate(folder: &Path, controllers: &[&str]) -> io::Result<()> {
 
 fn first_version(mounts: &[Mount], own: &str, name: &str) -> Result<Found, String> {
     let mut parents = Folders::default();
-    let mut missing = Vec::new();
+    let (mut missing, mut held) = (Vec::new(), Vec::new());
     for (controller, needs) in [
         (Controller::Memory, "memory"),
         (Controller::Processes, "pids"),
@@ -123,15 +125,21 @@ fn first_version(mounts: &[Mount], own: &str, name: &str) -> Result<Found, Strin
             continue;
         };
         let parent = place(mount, path).join(name);
-        match make(&parent).and_then(|()| writable(&parent)) {
-            Ok(()) => parents.set(controller, parent),
+        // Two controllers may have one hierarchy.
+        let has_it = parents.each().contains(&&*parent);
+        let made = if has_it { Ok(None) } else { orphans::make(&parent).map(Some) };
+        match made.and_then(|file| writable(&parent).map(|()| file)) {
+            Ok(file) => {
+                held.extend(file);
+                parents.set(controller, parent);
+            }
             Err(error) => missing.push((controller, refusal(&parent, &error))),
         }
     }
     if parents.each().is_empty() {
         return Err(missing.first().map_or_else(String::new, |(_, why)| why.clone()));
     }
-    Ok(Found { version: Version::One, parents, missing })
+    Ok(Found { version: Version::One, parents, missing, held })
 }
 
 /// Whether processes can be moved into a new cgroup here.
@@ -139,7 +147,7 @@ fn writable(parent: &Path) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(parent.join("cgroup.procs")).map(drop)
 }
 
-fn make(folder: &Path) -> io::Result<()> {
+pub(super) fn make(folder: &Path) -> io::Result<()> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other,

@@ -15,7 +15,7 @@ use rustix::thread::CapabilitySet;
 use super::super::peak_rss;
 use super::super::sys::{self, Namespaces, Side};
 use super::super::wire::{self, Ended, Entry, Fault, Isolation, Notice, Order, Prepare, Script, Setup, Step};
-use super::confine::Confinement;
+use super::confine::{Applicable, Confinement};
 use super::network::Network;
 use super::script::Birth;
 use super::{place, root, script};
@@ -33,6 +33,8 @@ struct Init<'a> {
     user: u32,
     network: bool,
     confinement: &'a Confinement,
+    /// What every script here is confined by. `None`: that depends on its folder.
+    confined: Option<Applicable<'a>>,
     control: OwnedFd,
     children: OwnedFd,
     /// The network namespace, where the helper made it, and what tells when a socket is asked for there.
@@ -74,6 +76,7 @@ pub(super) fn run(
         user: order.user,
         network: order.network,
         confinement,
+        confined: None,
         control,
         children,
         internet,
@@ -88,7 +91,7 @@ pub(super) fn run(
         peak_rss_bytes: 0,
         base_rss_bytes: peak_rss("self").unwrap_or(0),
     };
-    match init.isolate(order) {
+    match init.isolate(order).and_then(|made| init.get_ready().map(|()| made)) {
         Ok((no_proc, folders)) => {
             init.asked = init.internet.as_ref().and_then(Network::watch);
             // Its own files in /proc were needed up to here. Nobody of the same user gets to its memory and descriptors.
@@ -175,6 +178,15 @@ impl Init<'_> {
         Ok((no_proc, folders))
     }
 
+    /// Does for the script what does not need it.
+    fn get_ready(&mut self) -> Result<(), Fault> {
+        script::drop_bounds();
+        if self.isolation != Isolation::Plain {
+            self.confined = Some(self.confinement.prepare(None, self.network)?);
+        }
+        Ok(())
+    }
+
     /// The user that the script becomes. `None`: it stays what it is.
     fn script_user(&self) -> Option<u32> {
         let own = rustix::process::geteuid().as_raw();
@@ -242,15 +254,16 @@ impl Init<'_> {
             Some(_) => CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL,
             None => CapabilitySet::empty(),
         };
-        script::drop_bounds();
         script::drop_capabilities(kept)
     }
 
     fn launch(&mut self, script: &Script, descriptors: &[OwnedFd]) -> Result<(), Fault> {
         self.furnish(script)?;
         self.drop_privileges()?;
-        let folder = (self.isolation == Isolation::Plain).then(|| script.directory.parent()).flatten();
-        let confinement = self.confinement.prepare(folder, self.network)?;
+        let confinement = match &self.confined {
+            Some(confined) => confined,
+            None => &self.confinement.prepare(script.directory.parent(), self.network)?,
+        };
         let user = self.script_user();
         let birth = Birth { script, streams: descriptors, kept: &[], user, confinement, control: &self.control };
         let (pid, loaded) = bear(&birth)?;

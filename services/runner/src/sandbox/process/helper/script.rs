@@ -25,7 +25,7 @@ pub(super) struct Birth<'a> {
     /// Others that its program finds open, by the same numbers.
     pub(super) kept: &'a [&'a OwnedFd],
     pub(super) user: Option<u32>,
-    pub(super) confinement: Applicable<'a>,
+    pub(super) confinement: &'a Applicable<'a>,
     pub(super) control: &'a OwnedFd,
 }
 
@@ -73,8 +73,6 @@ fn try_become(birth: &Birth<'_>, texts: &Texts) -> Result<std::convert::Infallib
     rustix::stdio::dup2_stdout(stdout).step("connect standard output")?;
     rustix::stdio::dup2_stderr(stderr).step("connect standard error")?;
     limit(None, &script.limits)?;
-    // For one that is started before the sandbox's first process gives up its own.
-    drop_bounds();
     if let Some(user) = user {
         become_user(*user)?;
     }

@@ -49,6 +49,8 @@ impl Init<'_> {
     fn begin(&mut self, mut script: Script, mut streams: Vec<OwnedFd>) -> Result<(), Fault> {
         let later = (streams.len() == 4).then(|| streams.pop()).flatten();
         let later = later.ok_or(Fault { step: "find the standard streams".to_owned(), errno: libc::EBADF })?;
+        let unconfined = || Fault { step: "confine the interpreter".to_owned(), errno: libc::EINVAL };
+        let confinement = self.confined.as_ref().ok_or_else(unconfined)?;
         let (wake, theirs) = wire::pair().step("make a socket")?;
         set_socket_timeout(&wake, Timeout::Recv, Some(PATIENCE)).step("make a socket")?;
         let numbers = format!("{},{}", theirs.as_raw_fd(), later.as_raw_fd());
@@ -59,7 +61,7 @@ impl Init<'_> {
             streams: &streams,
             kept: &[&theirs, &later],
             user: self.script_user(),
-            confinement: self.confinement.prepare(None, self.network)?,
+            confinement,
             control: &self.control,
         };
         let (pid, loaded) = bear(&birth)?;
