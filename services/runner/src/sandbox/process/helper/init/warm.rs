@@ -68,7 +68,6 @@ impl Init<'_> {
         // Before anything can fail: it has to be reaped.
         self.warm = Some(Warm { pid, wake });
         // With the last copies here gone, its end is seen.
-        drop(birth);
         drop((theirs, streams, later));
         loaded?;
         self.sign("wait for the interpreter")
