@@ -288,7 +288,6 @@ impl Sandbox for ProcessSandbox {
     }
 
     async fn close(&self) {
-        self.shared.closed.store(true, Ordering::Release);
         let (pool, shared) = (Arc::clone(&self.pool), Arc::clone(&self.shared));
         let closed = blocking(move || {
             pool.close();

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use anyhow::{Context as _, ensure};
 use runmesh_mesh_tests::{Mark, Mesh, bash};
 use runmesh_proto::{
-    event::event::Payload,
-    execution::{ExecutionSpec, watch_execution_response::Item},
+    event::{Event, event::Payload},
+    execution::{ExecutionSpec, WatchExecutionResponse, watch_execution_response::Item},
 };
 
 /// Within this a node has ended, whatever it was doing.
@@ -65,18 +65,14 @@ async fn a_node_that_ends_leaves_no_cgroup() -> anyhow::Result<()> {
     let mut mesh = Mesh::start().await?;
     let client = mesh.client().await?;
     let execution_id = client.launch(bash("sleep 1000")).await?;
-    let started = |payload: &Option<Payload>| matches!(payload, Some(Payload::ExecutionStarted(_)));
-    let mut watch = client.watch(&execution_id, "").await?;
-    let seen =
-        watch.until(|message| matches!(&message.item, Some(Item::Event(event)) if started(&event.payload))).await?;
-    let pid = seen.messages.last().and_then(|message| match &message.item {
-        Some(Item::Event(event)) => match &event.payload {
-            Some(Payload::ExecutionStarted(started)) => started.container_id.clone(),
-            _ => None,
-        },
+    let process = |message: &WatchExecutionResponse| match &message.item {
+        Some(Item::Event(Event { payload: Some(Payload::ExecutionStarted(started)), .. })) => {
+            started.container_id.clone()
+        }
         _ => None,
-    });
-    let pid = pid.context("no process")?;
+    };
+    let seen = client.watch(&execution_id, "").await?.until(|message| process(message).is_some()).await?;
+    let pid = seen.messages.last().and_then(process).context("no process")?;
     // Each line is a number, the controllers, and where the process is: `3:memory:/runmesh-0123456789abcdef/run-1`.
     let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).context("the cgroups of the script")?;
     let parents: BTreeSet<&str> =

@@ -21,6 +21,9 @@ mod orphans;
 mod v1;
 mod v2;
 
+/// What the name of a node's cgroup begins with; sixteen hexadecimal digits follow.
+pub(super) const PREFIX: &str = "runmesh-";
+
 /// How long the removal of a cgroup is tried: its last processes may just be ending.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -241,12 +244,7 @@ impl Cgroups {
 
     /// Kills and removes every cgroup of a run. Returns how many processes there were.
     pub(super) fn clear(&self) -> usize {
-        let mut killed = 0;
-        for folder in self.all() {
-            killed += kill(&folder);
-            remove(&folder).ok();
-        }
-        killed
+        self.parents.each().into_iter().map(clear).sum()
     }
 
     /// Kills and removes all, and their parents.
@@ -394,6 +392,16 @@ impl Drop for Cgroup {
 fn below(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+/// Kills and removes every cgroup in this one. Returns how many processes there were.
+fn clear(parent: &Path) -> usize {
+    let end = |folder: PathBuf| {
+        let killed = kill(&folder);
+        remove(&folder).ok();
+        killed
+    };
+    below(parent).into_iter().map(end).sum()
 }
 
 /// Kills everything in a cgroup. Returns how many processes there were.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use super::cgroup::Cgroups;
+use super::cgroup::{self, Cgroups};
 use super::launcher::Launcher;
 use super::prepared::Prepared;
 use super::users::Users;
@@ -16,7 +16,7 @@ const OFF: &str = "switched off";
 
 /// The best isolation that works, with the sandbox that it was tried with.
 pub(super) fn open(config: ProcessConfig) -> Result<(Shared, Prepared), SandboxError> {
-    let name = format!("runmesh-{:016x}", fingerprint(&config.root));
+    let name = format!("{}{:016x}", cgroup::PREFIX, fingerprint(&config.root));
     let mut cgroups = if config.avoid.cgroups { Err(OFF.to_owned()) } else { Cgroups::open(&name) };
     let root = rustix::process::geteuid().is_root();
     let mut refusals = Vec::new();

@@ -7,6 +7,7 @@
 //! All of that is done in pauses, not while a script is being started, which would wait for it, unless few are left.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -46,7 +47,6 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     ready: VecDeque<Prepared>,
-    stopping: bool,
     /// The interpreter that the newest run could use.
     wanted: Option<Target>,
     /// The one that could not be prepared, and when.
@@ -120,7 +120,11 @@ impl Pool {
 
     /// Ends those that wait; there will be no more.
     pub(super) fn close(&self) {
-        self.inner.lock().stopping = true;
+        {
+            // Whoever fills it has seen that, or waits to be told.
+            let _state = self.inner.lock();
+            self.inner.shared.closed.store(true, Ordering::Release);
+        }
         self.inner.changed.notify_all();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             thread.join().ok();
@@ -207,6 +211,8 @@ impl Inner {
             match work {
                 Work::Make => match Prepared::make(&self.shared) {
                     Ok(prepared) => self.lock().ready.push_back(prepared),
+                    // Closed meanwhile.
+                    Err(SandboxError::ShuttingDown) => {}
                     Err(error) => {
                         tracing::warn!(%error, "could not set a sandbox up in advance");
                         pause = Some(PAUSE);
@@ -222,7 +228,7 @@ impl Inner {
     fn next(&self, pause: &mut Option<Duration>) -> Option<Work> {
         let mut state = self.lock();
         loop {
-            if state.stopping {
+            if self.shared.closed.load(Ordering::Acquire) {
                 return None;
             }
             let rest = pause.take().or_else(|| state.rest(self.size));

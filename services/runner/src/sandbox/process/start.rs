@@ -30,6 +30,11 @@ use crate::sandbox::{Limit, RunSpec, SandboxError};
 /// The environment variable with the folder of the run, where it has one on this machine.
 pub(super) const FOLDER_MARKER: &str = "RUNMESH_RUN_FOLDER";
 
+/// How much the files of a script may have to be handed over at once, in bytes: the socket takes it without a wait.
+const QUICK: usize = 32 << 10;
+/// How long a program may take to be loaded.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A script that has just been started.
 #[derive(Debug)]
 pub(super) struct Launched {
@@ -88,11 +93,6 @@ fn take_name(shared: &Shared, spec: &RunSpec) -> Result<Mark<String>, SandboxErr
         SandboxError::AlreadyRunning { execution_id, attempt: spec.attempt }
     })
 }
-
-/// How much the files of a script may have to be handed over at once, in bytes: the socket takes it without a wait.
-const QUICK: usize = 32 << 10;
-/// How long a program may take to be loaded.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A script that is to be started.
 pub(super) struct Start {

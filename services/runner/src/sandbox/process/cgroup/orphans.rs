@@ -7,16 +7,13 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, below, kill};
-
-/// What the name of each parent begins with; sixteen hexadecimal digits follow.
-const PREFIX: &str = "runmesh-";
+use super::{PATIENCE, PREFIX, below, clear, discover};
 
 /// Makes a parent, or takes on what an earlier node of the same name has left, and locks it as long as the file is open.
 pub(super) fn make(parent: &Path) -> io::Result<File> {
     let since = Instant::now();
     loop {
-        super::discover::make(parent)?;
+        discover::make(parent)?;
         let held = match File::open(parent).map(|file| file.try_lock().map(|()| file)) {
             Ok(Ok(file)) => Some(file),
             // A node that was just killed may need a moment to let go of it, and one that begins looks whether it is held.
@@ -45,10 +42,7 @@ pub(super) fn remove(own: &Path) {
         if file.try_lock().is_err() {
             continue;
         }
-        for run in below(&orphan) {
-            kill(&run);
-            super::remove(&run).ok();
-        }
+        clear(&orphan);
         if fs::remove_dir(&orphan).is_ok() {
             tracing::debug!(cgroup = %orphan.display(), "removed what a node left behind that is no more");
         }
