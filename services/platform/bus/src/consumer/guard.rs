@@ -43,6 +43,19 @@ struct State {
     failing_since: Option<Instant>,
     keys: HashSet<u64>,
     open: Option<Open>,
+    /// When the last pause ended.
+    resumed_at: Option<Instant>,
+}
+
+/// What a record is that is at the end of its tries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// A dead letter.
+    OfRecord,
+    /// Held by the pause, and tried again at its turn.
+    Held(Pause),
+    /// Tried again at once: it was begun in an outage that is over.
+    OfThePast,
 }
 
 #[derive(Debug)]
@@ -112,7 +125,9 @@ impl Guard {
         if state.failing_since.is_none() && state.open.is_none() {
             return false;
         }
-        let was_open = std::mem::take(&mut *state).open.is_some();
+        let was_open = state.open.is_some();
+        let resumed_at = if was_open { Some(Instant::now()) } else { state.resumed_at };
+        *state = State { resumed_at, ..State::default() };
         drop(state);
         if was_open {
             tracing::info!(group = %self.group, "goes on");
@@ -122,15 +137,14 @@ impl Guard {
         was_open
     }
 
-    /// A record of this key is at the end of its tries, as a probe or begun before. Returns the pause if the group is paused
-    /// now: then the record is held, and tried again.
-    pub(super) fn fails(&self, key: &[u8], error: &str, is_probe: bool) -> Option<Pause> {
+    /// A record of this key is at the end of its tries, as a probe or begun before. `started` is when the last of them was.
+    pub(super) fn fails(&self, key: &[u8], error: &str, started: Instant, is_probe: bool) -> Failure {
         let now = Instant::now();
         let mut state = self.state();
         if let Some(open) = &mut state.open {
             if !is_probe {
                 // It was under way when the group was paused.
-                return Some(open.pause.clone());
+                return Failure::Held(open.pause.clone());
             }
             open.probing = false;
             open.wait = (open.wait * 2).min(PROBES.1);
@@ -140,7 +154,10 @@ impl Guard {
             let pause = open.pause.clone();
             drop(state);
             self.changed.notify_waiters();
-            return Some(pause);
+            return Failure::Held(pause);
+        }
+        if state.resumed_at.is_some_and(|resumed| started <= resumed) {
+            return Failure::OfThePast;
         }
         if state.failing_since.is_none_or(|since| now.duration_since(since) > WINDOW) {
             state.failing_since = Some(now);
@@ -148,7 +165,7 @@ impl Guard {
         }
         state.keys.insert(self.hasher.hash_one(key));
         if state.keys.len() < KEYS {
-            return None;
+            return Failure::OfRecord;
         }
         let pause = Pause { since: SystemTime::now(), error: error.to_owned(), probes: 0 };
         let wait = PROBES.0;
@@ -156,7 +173,7 @@ impl Guard {
         drop(state);
         tracing::error!(group = %self.group, error, "all that it handles fails; it is paused, and tries again");
         self.gauge(1.0);
-        Some(pause)
+        Failure::Held(pause)
     }
 
     fn gauge(&self, paused: f64) {
@@ -170,42 +187,50 @@ mod tests {
 
     const GROUP: GroupName = GroupName::new("guarded");
 
-    fn fail(guard: &Guard, keys: std::ops::Range<usize>) -> Option<Pause> {
-        keys.fold(None, |_, key| guard.fails(format!("{key}").as_bytes(), "down", false))
+    fn fail(guard: &Guard, keys: std::ops::Range<usize>) -> Failure {
+        keys.map(|key| guard.fails(format!("{key}").as_bytes(), "down", Instant::now(), false)).last().unwrap()
+    }
+
+    /// After how many probes a record is held.
+    fn held(failure: Failure) -> u32 {
+        match failure {
+            Failure::Held(pause) => pause.probes,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn some_failures_are_no_outage() {
         let guard = Guard::new(GROUP);
-        assert_eq!(fail(&guard, 0..KEYS - 1), None);
+        assert_eq!(fail(&guard, 0..KEYS - 1), Failure::OfRecord);
         // One key, however often.
         for _ in 0..100 {
-            assert_eq!(guard.fails(b"0", "down", false), None);
+            assert_eq!(fail(&guard, 0..1), Failure::OfRecord);
         }
         // One that is handled in between.
         assert!(!guard.works());
-        assert_eq!(fail(&guard, 0..KEYS - 1), None);
+        assert_eq!(fail(&guard, 0..KEYS - 1), Failure::OfRecord);
         // Others, much later.
         tokio::time::advance(WINDOW * 2).await;
-        assert_eq!(fail(&guard, 100..100 + KEYS - 1), None);
+        assert_eq!(fail(&guard, 100..100 + KEYS - 1), Failure::OfRecord);
         assert!(!guard.pass().await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_probed_by_one_at_a_time_with_growing_waits() {
         let guard = std::sync::Arc::new(Guard::new(GROUP));
-        assert!(fail(&guard, 0..KEYS).is_some_and(|pause| pause.probes == 0 && pause.error == "down"));
+        assert_eq!(held(fail(&guard, 0..KEYS)), 0);
         let mut waits = Vec::new();
         for probe in 1..9 {
             let before = Instant::now();
             // What was under way before makes the wait no longer.
-            assert_eq!(guard.fails(b"1", "down", false).map(|pause| pause.probes), Some(probe - 1));
+            assert_eq!(held(fail(&guard, 1..2)), probe - 1);
             assert!(guard.pass().await);
             waits.push(before.elapsed().as_millis());
             // Another one has to wait for how this one goes.
             let second = tokio::time::timeout(Duration::from_secs(3_600), guard.pass()).await;
             assert!(second.is_err());
-            assert_eq!(guard.fails(b"0", "still down", true).map(|pause| pause.probes), Some(probe));
+            assert_eq!(held(guard.fails(b"0", "still down", before, true)), probe);
         }
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
         assert_eq!((waits[0], waits[7]), (500, 30_000));
@@ -217,5 +242,21 @@ mod tests {
         assert!(guard.works());
         waiting.await.unwrap();
         assert!(!guard.works());
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_was_under_way_when_a_pause_ended_makes_no_letter() {
+        let guard = Guard::new(GROUP);
+        let begun = Instant::now();
+        assert_eq!(held(fail(&guard, 0..KEYS)), 0);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(guard.works());
+        for key in 0..u8::try_from(KEYS).unwrap() {
+            assert_eq!(guard.fails(&[key], "down", begun, false), Failure::OfThePast);
+        }
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(fail(&guard, 0..KEYS - 1), Failure::OfRecord);
+        // What others handle makes the past no other.
+        assert!(!guard.works());
+        assert_eq!(guard.fails(b"0", "down", begun, false), Failure::OfThePast);
     }
 }

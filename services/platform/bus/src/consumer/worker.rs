@@ -1,20 +1,21 @@
 //! What happens to one record.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::SystemTime};
 
 use futures::FutureExt as _;
 use runmesh_events::{Catalog, Event, GroupName, TraceParent};
 use runmesh_store::{StoreError, Versioned, in_background};
-use tokio::{sync::mpsc, task::yield_now, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::yield_now,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
     BACKOFF, ConsumerGroup, Guard, HandlerError, Incoming, KeyedQueue, PausedGroups, Progress, Severity,
+    guard::{Failure, Pause},
     resolver::Handled,
 };
 use crate::{Attempt, DeadLetter, DeadLetters, Delivery, dead_letter::Redrive, header};
@@ -178,13 +179,13 @@ impl Worker {
             let wait = match wait {
                 Some(wait) => wait,
                 None if is_transient => {
-                    if let Some(pause) = self.guard.fails(&delivery.key, &error.to_string(), is_probe) {
+                    let failure = self.guard.fails(&delivery.key, &error.to_string(), started, is_probe);
+                    if failure != Failure::OfRecord {
                         // The record is tried again at its turn, as if it had just come.
                         attempts.clear();
-                        self.paused.tell(self.group.name, Some(&pause)).await;
-                        if !self.guard.is_paused() {
-                            // Another worker got through meanwhile, and may have told so before this.
-                            self.paused.tell(self.group.name, None).await;
+                        is_probe = false;
+                        if let Failure::Held(pause) = failure {
+                            self.tell(&pause).await;
                         }
                         continue;
                     }
@@ -208,6 +209,14 @@ impl Worker {
             if self.shutdown.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Outcome::Unfinished;
             }
+        }
+    }
+
+    async fn tell(&self, pause: &Pause) {
+        self.paused.tell(self.group.name, Some(pause)).await;
+        if !self.guard.is_paused() {
+            // Another worker got through meanwhile, and may have told so before this.
+            self.paused.tell(self.group.name, None).await;
         }
     }
 
