@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::try_join_all;
 use runmesh_bus::{
     Attempt, Bus, Consumer, ConsumerGroup, DeadLetter, Delivery, EmbeddedBus, Handler, HandlerError, Incoming,
@@ -17,11 +18,13 @@ use runmesh_bus::{
 };
 use runmesh_dlq::{DeadLetterService, Dependencies};
 use runmesh_events::{Event, EventId, EventType, ExecutionId, GroupName, to_timestamp};
+use runmesh_mesh_tests::{Client, Mesh, Options};
 use runmesh_proto::{
     dlq::{
         DeadLetterFilter, DeadLetterState, GetDlqStatsRequest, GetRedriveRequest, ListDeadLettersRequest,
-        ListFailureGroupsRequest, PlanRedriveRequest, Redrive, RedriveState, StartRedriveRequest,
-        dead_letter_service_server::DeadLetterService as _,
+        ListFailureGroupsRequest, PlanRedriveRequest, RedriveState, StartRedriveRequest,
+        dead_letter_service_client::DeadLetterServiceClient,
+        dead_letter_service_server::{DeadLetterService as _, DeadLetterServiceServer},
     },
     event::{ExecutionStarted, RetryPreset, event::Payload},
 };
@@ -29,9 +32,9 @@ use runmesh_store::{Documents, SqliteStore, sqlite::SqliteConfig};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
+use tonic::{Request, body::Body, client::GrpcService, codegen::StdError};
 
-use crate::Times;
+use crate::{Times, executions::run_and_watch};
 
 const COUNTS: [usize; 2] = [1_000, 1_000_000];
 /// How often each question is asked.
@@ -41,11 +44,17 @@ const BATCH: usize = 2_000;
 const REDRIVEN: usize = 50_000;
 /// The cap that has to be kept, in letters a second, and how many letters are delivered at it.
 const CAP: (f64, usize) = (2_000.0, 10_000);
+/// What live traffic is beside: letters, and how many are delivered a second at most.
+const REDRIVES: [(&str, usize, f64); 2] = [("at 2,000 /s", CAP.1, CAP.0), ("without a cap", REDRIVEN, 0.0)];
 /// How often a live record comes.
 const LIVE_EVERY: Duration = Duration::from_millis(5);
 /// How many live records are measured with nothing beside.
 const LIVE: usize = 600;
 const GROUP: GroupName = GroupName::new("bench");
+/// A group of the node's own, which has a look at the log of each execution.
+const PROJECTION: GroupName = GroupName::new("execution-coordinator");
+/// How many executions come first, and how many are measured with nothing beside.
+const EXECUTIONS: (usize, usize) = (50, 1_000);
 const TOPIC: EventType = EventType::ExecutionStarted;
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -121,15 +130,9 @@ impl Place {
         Ok(Self { _folder: folder, store, bus, service, live, stop, tasks })
     }
 
-    /// Puts so many parked letters there, of a few causes.
-    async fn fill(&self, count: usize) -> anyhow::Result<()> {
-        let letters: Documents<DeadLetter> = Documents::open(Arc::new(self.store.clone())).await?;
-        for first in (0..count).step_by(BATCH) {
-            let batch = (first..count.min(first + BATCH)).map(letter);
-            let batch: Vec<DeadLetter> = batch.collect::<anyhow::Result<_>>()?;
-            try_join_all(batch.iter().map(|letter| letters.insert(letter))).await?;
-        }
-        Ok(())
+    /// The service as its clients see it.
+    fn client(&self) -> DeadLetterServiceClient<DeadLetterServiceServer<DeadLetterService>> {
+        DeadLetterServiceClient::new(DeadLetterServiceServer::new(self.service.clone()))
     }
 
     async fn end(self) {
@@ -138,6 +141,17 @@ impl Place {
             task.await.ok();
         }
     }
+}
+
+/// Puts so many parked letters of a group into a store, of a few causes.
+async fn fill(store: &SqliteStore, group: GroupName, count: usize) -> anyhow::Result<()> {
+    let letters: Documents<DeadLetter> = Documents::open(Arc::new(store.clone())).await?;
+    for first in (0..count).step_by(BATCH) {
+        let batch = (first..count.min(first + BATCH)).map(|number| letter(group, number));
+        let batch: Vec<DeadLetter> = batch.collect::<anyhow::Result<_>>()?;
+        try_join_all(batch.iter().map(|letter| letters.insert(letter))).await?;
+    }
+    Ok(())
 }
 
 fn event(number: usize) -> anyhow::Result<Record> {
@@ -155,8 +169,8 @@ fn event(number: usize) -> anyhow::Result<Record> {
     Ok(Record::of(&event)?)
 }
 
-/// A letter that is parked and was told of.
-fn letter(number: usize) -> anyhow::Result<DeadLetter> {
+/// A letter of a group that is parked and was told of.
+fn letter(group: GroupName, number: usize) -> anyhow::Result<DeadLetter> {
     let record = event(number)?;
     let delivery = Delivery {
         lane: Lane { event_type: TOPIC, partition: 0 },
@@ -175,7 +189,7 @@ fn letter(number: usize) -> anyhow::Result<DeadLetter> {
         took: Duration::from_millis(3),
         errors: vec![format!("order {number} {cause}"), "connection refused".to_owned()],
     };
-    let letter = DeadLetter::new(GROUP, &delivery, Severity::Permanent, vec![attempt], SystemTime::now());
+    let letter = DeadLetter::new(group, &delivery, Severity::Permanent, vec![attempt], SystemTime::now());
     let letter = letter.decided(&RetryPolicy::preset(RetryPreset::Default));
     Ok(DeadLetter { pending: None, ..letter })
 }
@@ -223,27 +237,23 @@ async fn ask(place: &Place) -> anyhow::Result<Vec<(&'static str, f64)>> {
     Ok(medians)
 }
 
-async fn get(place: &Place, id: &str) -> anyhow::Result<Redrive> {
-    let request = GetRedriveRequest { redrive_id: id.to_owned() };
-    place.service.get_redrive(Request::new(request)).await?.into_inner().redrive.context("a redrive")
-}
-
-/// Redrives all letters that there are. Returns how long it took.
-async fn redrive(place: &Place, rate: f64) -> anyhow::Result<Duration> {
-    let filter = Some(DeadLetterFilter { groups: vec![GROUP.to_string()], ..Default::default() });
-    let plan = place.service.plan_redrive(Request::new(PlanRedriveRequest { filter, rate })).await?;
-    let plan_token = plan.into_inner().plan.context("a plan")?.plan_token;
-    let request = StartRedriveRequest {
-        plan_token,
-        rate,
-        actor: "bench".to_owned(),
-        reason: "bench".to_owned(),
-        ..Default::default()
-    };
+/// Redrives all letters of a group. Returns how long it took.
+async fn redrive<T>(mut client: DeadLetterServiceClient<T>, group: GroupName, rate: f64) -> anyhow::Result<Duration>
+where
+    T: GrpcService<Body>,
+    T::Error: Into<StdError>,
+    T::ResponseBody: tonic::codegen::Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+{
+    let filter = Some(DeadLetterFilter { groups: vec![group.to_string()], ..Default::default() });
+    let plan = client.plan_redrive(PlanRedriveRequest { filter, rate }).await?.into_inner().plan;
+    let plan_token = plan.context("a plan")?.plan_token;
+    let (actor, reason) = ("bench".to_owned(), "bench".to_owned());
+    let request = StartRedriveRequest { plan_token, rate, actor, reason, ..Default::default() };
     let since = Instant::now();
-    let id = place.service.start_redrive(Request::new(request)).await?.into_inner().redrive.context("one")?.redrive_id;
+    let redrive_id = client.start_redrive(request).await?.into_inner().redrive.context("one")?.redrive_id;
     loop {
-        let redrive = get(place, &id).await?;
+        let request = GetRedriveRequest { redrive_id: redrive_id.clone() };
+        let redrive = client.get_redrive(request).await?.into_inner().redrive.context("a redrive")?;
         if redrive.state() == RedriveState::Completed {
             ensure!(redrive.failed == 0 && redrive.resolved == redrive.planned, "{redrive:?}");
             return Ok(since.elapsed());
@@ -273,7 +283,7 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
     for count in COUNTS {
         let place = Place::new().await?;
         let since = Instant::now();
-        place.fill(count).await?;
+        fill(&place.store, GROUP, count).await?;
         println!("  {count} letters, kept in {:.0} s", since.elapsed().as_secs_f64());
         asked.push(ask(&place).await?);
         place.end().await;
@@ -286,10 +296,10 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
 
 /// Redrives so many letters beside live records. Returns how long that took, and what those took.
 async fn beside(place: &Place, count: usize, rate: f64) -> anyhow::Result<(Duration, Times)> {
-    place.fill(count).await?;
+    fill(&place.store, GROUP, count).await?;
     let stop = CancellationToken::new();
     let redriven = async {
-        let took = redrive(place, rate).await;
+        let took = redrive(place.client(), GROUP, rate).await;
         stop.cancel();
         took
     };
@@ -301,25 +311,66 @@ async fn beside(place: &Place, count: usize, rate: f64) -> anyhow::Result<(Durat
 /// How fast letters are delivered again, and what live records have of it.
 pub(crate) async fn redrives() -> anyhow::Result<()> {
     let place = Place::new().await?;
-    place.fill(CAP.1).await?;
-    let took = redrive(&place, CAP.0).await?.as_secs_f64();
+    fill(&place.store, GROUP, CAP.1).await?;
+    let took = redrive(place.client(), GROUP, CAP.0).await?.as_secs_f64();
     let wanted = CAP.1 as f64 / CAP.0;
     println!("  {} letters at {} /s: {took:.2} s of {wanted:.2} s, {:.3} x", CAP.1, CAP.0, took / wanted);
 
-    place.fill(REDRIVEN).await?;
-    let took = redrive(&place, 0.0).await?;
+    fill(&place.store, GROUP, REDRIVEN).await?;
+    let took = redrive(place.client(), GROUP, 0.0).await?;
     println!("  without a cap                                {:>8.0} /s", crate::per_second(REDRIVEN, took));
 
     place.live.take()?;
     live(&place, Some(LIVE), &CancellationToken::new()).await?;
     let alone = place.live.take()?;
     alone.print("live records, alone");
-    for (what, count, rate) in [("at 2,000 /s", CAP.1, CAP.0), ("without a cap", REDRIVEN, 0.0)] {
+    for (what, count, rate) in REDRIVES {
         let (took, beside) = beside(&place, count, rate).await?;
         println!("  live records beside a redrive {what}: {:>8.0} /s", crate::per_second(count, took));
         beside.print("live records");
         println!("  p99 {:.2} x", beside.at(0.99) / alone.at(0.99));
     }
     place.end().await;
+    Ok(())
+}
+
+/// What executions, one after another, have of redrives: on a node of their own, whose projection has the letters.
+pub(crate) async fn executions() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start_with(Options { embedded: true, ..Options::default() }).await?;
+    let run = async |count: usize, stop: &CancellationToken, client: &Client| {
+        let mut times = Times::new()?;
+        for _ in 0..count {
+            if stop.is_cancelled() {
+                break;
+            }
+            let since = Instant::now();
+            run_and_watch(client).await?;
+            times.add(since.elapsed());
+        }
+        anyhow::Ok(times)
+    };
+    let mut alone = None;
+    for (what, count, rate) in REDRIVES {
+        mesh.stop().await?;
+        fill(&SqliteStore::open(&SqliteConfig::new(mesh.data_folder().join("runmesh.db")))?, PROJECTION, count).await?;
+        mesh.restart().await?;
+        let (client, stop) = (mesh.client().await?, CancellationToken::new());
+        run(EXECUTIONS.0, &stop, &client).await?;
+        if alone.is_none() {
+            let times = run(EXECUTIONS.1, &stop, &client).await?;
+            times.print("executions, alone");
+            alone = Some(times.at(0.99));
+        }
+        let redriven = async {
+            let took = redrive(client.dead_letters.clone(), PROJECTION, rate).await;
+            stop.cancel();
+            took
+        };
+        let (took, beside) = tokio::join!(redriven, run(usize::MAX, &stop, &client));
+        println!("  executions beside a redrive {what}: {:>8.0} /s", crate::per_second(count, took?));
+        let beside = beside?;
+        beside.print("executions");
+        println!("  p99 {:.2} x", beside.at(0.99) / alone.unwrap_or(f64::NAN));
+    }
     Ok(())
 }

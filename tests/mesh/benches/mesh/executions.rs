@@ -49,7 +49,7 @@ impl Bare {
 }
 
 /// Creates an execution and watches it until its terminal event.
-async fn run_and_watch(client: &Client) -> anyhow::Result<()> {
+pub(crate) async fn run_and_watch(client: &Client) -> anyhow::Result<()> {
     let execution_id = client.launch(bash(SCRIPT)).await?;
     let terminal = |item: &Option<Item>| matches!(item, Some(Item::Event(event)) if event.payload.as_ref().is_some_and(is_terminal));
     client.watch(&execution_id, "").await?.until(|message| terminal(&message.item)).await?;

@@ -54,7 +54,10 @@ fn main() -> anyhow::Result<()> {
             "events" => on_a_worker(&runtime, events::rate())?,
             "event-log" => on_a_worker(&runtime, event_log::measure())?,
             "dead-letters" => on_a_worker(&runtime, dead_letters::questions())?,
-            "redrive" => on_a_worker(&runtime, dead_letters::redrives())?,
+            "redrive" => {
+                on_a_worker(&runtime, dead_letters::redrives())?;
+                on_a_worker(&runtime, dead_letters::executions())?;
+            }
             "replay" => on_a_worker(&runtime, replay::rates())?,
             "servers" => on_a_worker(&runtime, servers::measure())?,
             _ => first_line::time()?,
