@@ -14,7 +14,7 @@ use tower::ServiceExt as _;
 
 use crate::fake::{self, Running};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST: &str = "{\"first\":1}\n";
 
 fn path(text: &str) -> String {

@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 
 use crate::fake::{self, Running};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn events(response: Response) -> impl Stream<Item = Event> + Unpin {
     assert_eq!(response.status(), StatusCode::OK);

@@ -16,8 +16,9 @@ use tempfile::TempDir;
 
 use crate::{Client, binary, wait::PATIENCE};
 
-/// How long all processes may take to be ready.
-const START: Duration = Duration::from_secs(120);
+/// How long all processes may take to be ready, or one that was killed: should a busy machine not have it ready within a minute, the
+/// mesh tries that again.
+const START: Duration = Duration::from_secs(240);
 
 /// The servers under a mesh.
 #[derive(Debug, Clone)]

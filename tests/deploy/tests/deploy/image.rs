@@ -99,8 +99,9 @@ fn the_image_has_the_interpreters_of_the_registry() -> anyhow::Result<()> {
 
 #[test]
 fn what_the_binary_is_linked_with_is_in_the_image() -> anyhow::Result<()> {
-    let binary = repository().join("target/debug/runmesh");
-    ensure!(binary.exists(), "target/debug/runmesh is missing: run `cargo xtask test`");
+    let test = std::env::current_exe()?;
+    let binary = test.ancestors().nth(2).context("the test is not in a target folder")?.join("runmesh");
+    ensure!(binary.exists(), "{} is missing: run `cargo xtask test`", binary.display());
     let headers = run(Command::new("readelf").arg("--dynamic").arg(binary))?;
     let needed: Vec<&str> = headers
         .lines()

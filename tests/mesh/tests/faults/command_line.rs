@@ -1,13 +1,11 @@
 //! The binary as a person or a script calls it.
 
-use std::{fs, path::Path, process::Output, time::Duration};
+use std::{fs, path::Path, process::Output};
 
 use anyhow::{Context as _, ensure};
-use runmesh_mesh_tests::{Mark, Mesh, binary};
+use runmesh_mesh_tests::{Mark, Mesh, PATIENCE, binary};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-
-const BOUND: Duration = Duration::from_secs(60);
 
 /// Calls `runmesh` in a folder of its own, and waits for its end.
 async fn runmesh(folder: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
@@ -19,7 +17,10 @@ async fn runmesh(folder: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
-    tokio::time::timeout(BOUND, output).await.with_context(|| format!("{arguments:?} did not end"))?.context("runmesh")
+    tokio::time::timeout(PATIENCE, output)
+        .await
+        .with_context(|| format!("{arguments:?} did not end"))?
+        .context("runmesh")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -242,7 +243,7 @@ async fn a_reader_that_goes_away_ends_the_command_and_the_script_without_a_panic
         let mut output = BufReader::new(child.stdout.take().context("no output")?);
         output.read_line(&mut String::new()).await?;
         drop(output);
-        let ended = tokio::time::timeout(BOUND, child.wait_with_output());
+        let ended = tokio::time::timeout(PATIENCE, child.wait_with_output());
         let ended = ended.await.with_context(|| format!("{arguments:?} did not end"))??;
         ensure!(!text(&ended.stderr).contains("panicked"), "{arguments:?}: {}", text(&ended.stderr));
     }

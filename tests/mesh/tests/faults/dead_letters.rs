@@ -1,10 +1,10 @@
 //! Dead letters of the real groups, whose handlers fail on purpose: by the command line, and through crashes.
 
-use std::{collections::BTreeSet, path::Path, process::Output, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::Output};
 
 use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use runmesh_mesh_tests::{Client, Mesh, Options, Stored, bash, binary, eventually};
+use runmesh_mesh_tests::{Client, Mesh, Options, PATIENCE, Stored, bash, binary, eventually};
 use runmesh_proto::{
     dlq::{
         DeadLetterFilter, DeadLetterState, GetDlqStatsRequest, GetRedriveRequest, ListDeadLettersRequest,
@@ -14,8 +14,6 @@ use runmesh_proto::{
     queue::PauseQueueRequest,
 };
 use serde_json::Value;
-
-const BOUND: Duration = Duration::from_secs(60);
 
 /// Settings with which a group fails.
 fn fault(group: &str, event_type: &str, more: &str) -> Options {
@@ -36,7 +34,10 @@ async fn dlq(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<Output> {
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
-    tokio::time::timeout(BOUND, output).await.with_context(|| format!("{arguments:?} did not end"))?.context("runmesh")
+    tokio::time::timeout(PATIENCE, output)
+        .await
+        .with_context(|| format!("{arguments:?} did not end"))?
+        .context("runmesh")
 }
 
 /// What a command said, which has to be done.
@@ -111,7 +112,7 @@ async fn serve_refuses_faults_unless_it_is_told_to_take_them() -> anyhow::Result
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .output();
-        let output = tokio::time::timeout(BOUND, output).await.context("serve did not end")??;
+        let output = tokio::time::timeout(PATIENCE, output).await.context("serve did not end")??;
         ensure!(!output.status.success(), "it serves");
         anyhow::Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     };

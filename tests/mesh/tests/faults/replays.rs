@@ -1,11 +1,11 @@
 //! Replays of a real mesh: by the command line and as Server-Sent Events, and through crashes.
 
-use std::{collections::BTreeMap, process::Output, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, process::Output, sync::Arc};
 
 use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use runmesh_bus::{Bus as _, EmbeddedBus, header};
-use runmesh_mesh_tests::{Client, Mesh, Options, bash, binary, eventually};
+use runmesh_mesh_tests::{Client, Mesh, Options, PATIENCE, bash, binary, eventually};
 use runmesh_proto::{
     event::{EventFilter, EventType},
     queue::PauseQueueRequest,
@@ -16,8 +16,6 @@ use runmesh_proto::{
 };
 use runmesh_store::{EventStore as _, Filter, Position, SqliteStore, sqlite::SqliteConfig};
 use serde_json::{Value, json};
-
-const BOUND: Duration = Duration::from_secs(60);
 
 /// Calls a command for a mesh.
 pub(crate) async fn runmesh(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<Output> {
@@ -31,7 +29,10 @@ pub(crate) async fn runmesh(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<O
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
-    tokio::time::timeout(BOUND, output).await.with_context(|| format!("{arguments:?} did not end"))?.context("runmesh")
+    tokio::time::timeout(PATIENCE, output)
+        .await
+        .with_context(|| format!("{arguments:?} did not end"))?
+        .context("runmesh")
 }
 
 /// What a command said, which has to be done.
@@ -103,7 +104,7 @@ async fn a_browser_sees_how_a_replay_goes() -> anyhow::Result<()> {
     let problem: Value = again.json().await?;
     ensure!(status == 400 && problem["reason"] == "REPLAY_RUNNING", "{status}: {problem}");
     let watch = http.get(format!("{base}/{id}:watch")).header("accept", "text/event-stream");
-    let shown = tokio::time::timeout(BOUND, async { watch.send().await?.text().await }).await??;
+    let shown = tokio::time::timeout(PATIENCE, async { watch.send().await?.text().await }).await??;
     let frames: Vec<&str> = shown.split("\n\n").filter(|frame| frame.contains("data:")).collect();
     ensure!(frames.len() > 2, "{shown}");
     let (end, rest) = frames.split_last().context("an end")?;

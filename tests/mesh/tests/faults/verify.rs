@@ -1,16 +1,14 @@
 //! `runmesh verify`: it finds nothing where nothing is wrong, and each loss that a test makes.
 
-use std::{collections::BTreeSet, path::Path, process::Output, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::Output};
 
 use anyhow::{Context as _, ensure};
-use runmesh_mesh_tests::{Client, Mesh, Options, bash, binary};
+use runmesh_mesh_tests::{Client, Mesh, Options, PATIENCE, bash, binary};
 use runmesh_proto::event::EventType;
 use runmesh_servers::{Kafka, KafkaOptions};
 use rusqlite::Connection;
 use serde_json::Value;
 use tokio::task::block_in_place;
-
-const BOUND: Duration = Duration::from_secs(120);
 
 /// A mesh whose store is a file, of which a test can remove something.
 async fn embedded() -> anyhow::Result<Mesh> {
@@ -28,7 +26,7 @@ async fn verify(folder: &Path, arguments: &[&str]) -> anyhow::Result<(Output, St
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(BOUND, output).await.context("verify did not end")?.context("runmesh")?;
+    let output = tokio::time::timeout(PATIENCE, output).await.context("verify did not end")?.context("runmesh")?;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     Ok((output, said))
 }
