@@ -65,22 +65,24 @@ mod tests {
         for &port in &ports.ports {
             assert!(RANGE.contains(&port));
             assert!(claim(port).is_none(), "nobody else gets {port}");
-            eventually(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())?;
+            eventually(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())?;
         }
         let port = ports.ports[0];
         drop(ports);
-        eventually(|| claim(port).is_some())
+        eventually(|| claim(port)).map(drop)
     }
 
-    /// Waits for what holds as soon as no process that another test starts has a copy of our sockets: it has them
+    /// Waits for what there is as soon as no process that another test starts has a copy of our sockets: it has them
     /// until it loads its program.
-    fn eventually(holds: impl Fn() -> bool) -> anyhow::Result<()> {
+    fn eventually<T>(get: impl Fn() -> Option<T>) -> anyhow::Result<T> {
         let since = Instant::now();
-        while !holds() {
-            anyhow::ensure!(since.elapsed() < Duration::from_secs(10), "a socket is still held");
+        loop {
+            if let Some(got) = get() {
+                return Ok(got);
+            }
+            anyhow::ensure!(since.elapsed() < Duration::from_secs(60), "a socket is still held");
             std::thread::yield_now();
         }
-        Ok(())
     }
 
     #[test]
@@ -88,7 +90,7 @@ mod tests {
         // All but one of a window are claimed by listeners alone, as by programs that know nothing of the claims.
         let ports = Ports::take(1)?;
         let port = ports.ports[0];
-        let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let _listener = eventually(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())?;
         drop(ports);
         let others = Ports::take(usize::from(RANGE.end - RANGE.start) / 100)?;
         assert!(!others.ports.contains(&port));

@@ -27,6 +27,8 @@ impl Harness {
         let root = tempfile::tempdir().unwrap();
         let mut config = ProcessConfig { helper: helper(), ..ProcessConfig::new(root.path().join("runs")) };
         config.avoid = crate::AVOID;
+        // The machine may be slow: a script that obeys has to have the time for it.
+        config.cancel_grace = Duration::from_secs(8);
         configure(&mut config);
         let avoids_cgroups = config.avoid.cgroups;
         let sandbox = ProcessSandbox::open(config).unwrap();

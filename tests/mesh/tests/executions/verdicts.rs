@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use runmesh_mesh_tests::{Client, Mark, Mesh, PATIENCE, Transcript, bash, python};
+use runmesh_mesh_tests::{Client, Mark, Mesh, Transcript, bash, python};
 use runmesh_proto::{
     event::{ExecutionErrorType, event::Payload},
     execution::{
@@ -173,6 +173,9 @@ async fn those_that_wait_run_in_turn_and_see_their_place() -> anyhow::Result<()>
     Ok(())
 }
 
+/// For how long a call may wait at most.
+const LONGEST: Duration = Duration::from_secs(60);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_returns_when_it_ends_and_when_the_time_is_up() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
@@ -185,7 +188,7 @@ async fn waiting_returns_when_it_ends_and_when_the_time_is_up() -> anyhow::Resul
     };
     let execution_id = running(&client, bash("echo ready; sleep 600")).await?;
     assert_eq!(wait(&execution_id, Duration::from_millis(20)).await?.state(), ExecutionState::Running);
-    let (waited, cancelled) = tokio::join!(wait(&execution_id, PATIENCE), client.cancel(&execution_id, "enough"));
+    let (waited, cancelled) = tokio::join!(wait(&execution_id, LONGEST), client.cancel(&execution_id, "enough"));
     cancelled?;
     assert_eq!(waited?.state(), ExecutionState::Cancelled);
     Ok(())

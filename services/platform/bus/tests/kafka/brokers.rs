@@ -118,7 +118,8 @@ fn remove_all(bootstrap: &str) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
     let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
-    let deadline = Instant::now() + PATIENCE;
+    // A member with a name that has left is one until its session ends, which takes 30 s.
+    let deadline = Instant::now() + PATIENCE * 4;
     loop {
         let groups = admin.inner().fetch_group_list(None, PATIENCE).unwrap();
         let groups: Vec<&str> = groups.groups().iter().map(|group| group.name()).collect();

@@ -50,7 +50,7 @@ async fn a_server_that_accepts_connections_and_says_nothing_is_passed_over() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server::good().await;
     let config = runmesh_rpc::client::UpstreamConfig {
-        connect_timeout: Duration::from_millis(100),
+        connect_timeout: Duration::from_secs(2),
         ejection_time: Duration::from_secs(60),
         ..quick()
     };

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -67,9 +67,10 @@ async fn a_server_that_the_name_has_lost_gets_no_more_calls_and_ends_those_that_
     })
     .await;
     // Has more calls on their way than the old one, so that a channel that knew both would prefer the old one.
-    let (number, held) = (AtomicUsize::new(0), Arc::clone(&gate));
+    let (hold, held) = (Arc::new(AtomicBool::new(false)), Arc::clone(&gate));
+    let holds = Arc::clone(&hold);
     let new = Server::start(move |_| {
-        let hangs = (1..=3).contains(&number.fetch_add(1, Ordering::SeqCst));
+        let hangs = holds.load(Ordering::SeqCst);
         let gate = Arc::clone(&held);
         async move {
             if hangs {
@@ -90,13 +91,15 @@ async fn a_server_that_the_name_has_lost_gets_no_more_calls_and_ends_those_that_
     *names.0.lock().unwrap() = vec![new.address];
     // A call that goes to the old one hangs there.
     until(async || {
-        let patience = Duration::from_millis(50);
+        let patience = Duration::from_secs(1);
         tokio::time::timeout(patience, get(&upstream)).await.is_ok_and(|result| result.is_ok())
     })
     .await;
-    let calls = old.calls();
+    let (calls, before) = (old.calls(), new.calls());
+    hold.store(true, Ordering::SeqCst);
     let more = [begin(), begin(), begin()];
-    until(async || new.calls() == 4).await;
+    until(async || new.calls() == before + 3).await;
+    hold.store(false, Ordering::SeqCst);
     for _ in 0..20 {
         get(&upstream).await.unwrap();
     }

@@ -28,12 +28,16 @@ fn id() -> AggregateId {
     AggregateId::from("log")
 }
 
+fn patient(uri: &str) -> MongoConfig {
+    MongoConfig { publisher: "process".to_owned(), ..MongoConfig::new(uri) }
+}
+
+/// Settings with which a server that does not answer is soon given up.
 fn impatient(uri: &str) -> MongoConfig {
     MongoConfig {
         server_selection_timeout: Duration::from_millis(500),
         operation_timeout: Duration::from_secs(2),
-        publisher: "process".to_owned(),
-        ..MongoConfig::new(uri)
+        ..patient(uri)
     }
 }
 
@@ -92,7 +96,7 @@ async fn a_killed_server_loses_nothing_that_was_acknowledged() {
         for writer in writers {
             acknowledged.push(writer.await.unwrap());
         }
-        let fresh = MongoStore::open(impatient(&server.uri())).await.unwrap();
+        let fresh = MongoStore::open(patient(&server.uri())).await.unwrap();
         for number in 0..4 {
             let log = AggregateId::from(format!("log-{number}"));
             let mut expected: Vec<_> =
@@ -143,7 +147,7 @@ async fn a_lost_message_of_an_append_changes_nothing() {
     run(async {
         let server = server().await;
         let proxy = Proxy::before(server.address()).await;
-        let store = MongoStore::open(impatient(&proxy.uri())).await.unwrap();
+        let store = MongoStore::open(patient(&proxy.uri())).await.unwrap();
         let mut appends = store.live().appends();
         let (mut head, mut told) = (0, HashSet::new());
         for lost in [Lost::Answer, Lost::Request] {
@@ -151,7 +155,7 @@ async fn a_lost_message_of_an_append_changes_nothing() {
                 let log = AggregateId::from(format!("{lost:?}"));
                 if command == "find" {
                     // In a process that knows nothing of the log yet.
-                    let cold = MongoStore::open(impatient(&proxy.uri())).await.unwrap();
+                    let cold = MongoStore::open(patient(&proxy.uri())).await.unwrap();
                     proxy.lose(command, lost);
                     let appended = append(&cold, &log, vec![event(round)]).await;
                     assert_eq!((appended.last_sequence(), appended.duplicate), (head + 1, false));
@@ -181,7 +185,7 @@ async fn a_lost_message_of_a_new_bucket_changes_nothing() {
     run(async {
         let server = server().await;
         let proxy = Proxy::before(server.address()).await;
-        let store = MongoStore::open(impatient(&proxy.uri())).await.unwrap();
+        let store = MongoStore::open(patient(&proxy.uri())).await.unwrap();
         let mut head = 0;
         for (command, lost) in
             [("insert", Lost::Answer), ("insert", Lost::Request), ("find", Lost::Answer), ("find", Lost::Request)]
@@ -205,7 +209,7 @@ async fn lost_messages_of_documents_change_nothing() {
     run(async {
         let server = server().await;
         let proxy = Proxy::before(server.address()).await;
-        let store = MongoStore::open(impatient(&proxy.uri())).await.unwrap();
+        let store = MongoStore::open(patient(&proxy.uri())).await.unwrap();
         let jobs = Documents::<Job>::open(Arc::new(store.clone())).await.unwrap();
         let now = SystemTime::now();
         for lost in [Lost::Answer, Lost::Request] {
@@ -225,7 +229,7 @@ async fn lost_messages_of_documents_change_nothing() {
             assert_eq!(jobs.get("1").await.unwrap().unwrap().revision, claims[0].token);
 
             // Somebody else's write is not taken for one's own, whatever was lost.
-            let other = MongoStore::open(impatient(&server.uri())).await.unwrap();
+            let other = MongoStore::open(patient(&server.uri())).await.unwrap();
             let others = Documents::<Job>::open(Arc::new(other)).await.unwrap();
             let third = others.update(&Job::new(1, "cyd", 3), claims[0].token).await.unwrap();
             proxy.lose("update", lost);
@@ -251,7 +255,7 @@ async fn lost_messages_of_marks_and_deletions_change_nothing() {
     run(async {
         let server = server().await;
         let proxy = Proxy::before(server.address()).await;
-        let store = MongoStore::open(impatient(&proxy.uri())).await.unwrap();
+        let store = MongoStore::open(patient(&proxy.uri())).await.unwrap();
         for lost in [Lost::Answer, Lost::Request] {
             append(&store, &id(), (0..200).map(event).collect()).await;
             append(&store, &id(), vec![event("in a second bucket")]).await;
@@ -276,7 +280,7 @@ async fn lost_messages_of_marks_and_deletions_change_nothing() {
 async fn an_append_whose_caller_goes_away_is_told_of() {
     run(async {
         let server = server().await;
-        let store = MongoStore::open(impatient(&server.uri())).await.unwrap();
+        let store = MongoStore::open(patient(&server.uri())).await.unwrap();
         let mut appends = store.live().appends();
         assert!(store.append(&id(), Expected::Any, vec![event(1)]).now_or_never().is_none());
         let told = appends.next().await.unwrap();

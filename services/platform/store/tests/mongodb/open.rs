@@ -25,7 +25,7 @@ fn impatient(uri: &str) -> MongoConfig {
     MongoConfig {
         connect_timeout: Duration::from_millis(300),
         server_selection_timeout: Duration::from_millis(300),
-        operation_timeout: Duration::from_secs(2),
+        operation_timeout: Duration::from_secs(8),
         ..MongoConfig::new(uri)
     }
 }
@@ -43,7 +43,7 @@ async fn a_server_that_does_not_answer_is_unavailable_in_time() {
             for options in ["", "?directConnection=true"] {
                 let begun = Instant::now();
                 let opened = MongoStore::open(impatient(&format!("mongodb://u:s3cret@{address}/{options}"))).await;
-                assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+                assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
                 let error = opened.unwrap_err();
                 let text = error.to_string();
                 assert!(error.is_transient() && text.contains(&address.port().to_string()), "{text}");
@@ -69,7 +69,7 @@ async fn a_wrong_password_is_refused() {
     run(async {
         let server = MongoLike::start().unwrap();
         let uri = server.uri().replace("mongodb://", "mongodb://user:s3cret@");
-        let error = MongoStore::open(impatient(&uri)).await.unwrap_err();
+        let error = MongoStore::open(MongoConfig::new(&uri)).await.unwrap_err();
         let text = error.to_string();
         assert!(!error.is_transient() && text.contains("credentials"), "{error:?}");
         assert!(!text.contains("s3cret"), "{text}");
