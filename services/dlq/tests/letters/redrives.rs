@@ -193,7 +193,7 @@ async fn a_cancelled_redrive_says_how_far_it_came() {
     mesh.run();
     let plan_token = plan(&mesh).await.plan_token;
     let id =
-        start(&mesh, StartRedriveRequest { plan_token, rate: 200.0, ..Default::default() }).await.unwrap().redrive_id;
+        start(&mesh, StartRedriveRequest { plan_token, rate: 75.0, ..Default::default() }).await.unwrap().redrive_id;
     until("some are delivered", || async { get(&mesh, &id).await.delivered > 10 }).await;
     let cancel = CancelRedriveRequest { redrive_id: id.clone(), actor: "bob".into(), reason: "enough".into() };
     mesh.service.cancel_redrive(Request::new(cancel)).await.unwrap();

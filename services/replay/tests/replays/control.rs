@@ -25,7 +25,7 @@ fn topics(options: ReplayOptions) -> CreateReplayRequest {
 async fn a_replay_is_paused_and_resumed_without_a_gap_or_a_repetition() {
     let mesh = Mesh::new().await;
     mesh.fill(100).await;
-    let id = mesh.begin(topics(ReplayOptions { rate: 200.0, ..Default::default() })).await;
+    let id = mesh.begin(topics(ReplayOptions { rate: 40.0, ..Default::default() })).await;
     until("some are sent", || async { mesh.get(&id).await.progress.unwrap().sent > 20 }).await;
     let paused = mesh.pause(&id).await.unwrap();
     assert_eq!((paused.state(), paused.note.as_str()), (ReplayState::Paused, "paused by bob: lunch"));
@@ -56,7 +56,7 @@ async fn a_replay_is_paused_and_resumed_without_a_gap_or_a_repetition() {
 async fn a_replay_is_cancelled() {
     let mesh = Mesh::new().await;
     mesh.fill(100).await;
-    let id = mesh.begin(topics(ReplayOptions { rate: 100.0, ..Default::default() })).await;
+    let id = mesh.begin(topics(ReplayOptions { rate: 30.0, ..Default::default() })).await;
     until("some are sent", || async { mesh.get(&id).await.progress.unwrap().sent > 10 }).await;
     let request = CancelReplayRequest { replay_id: id.clone(), actor: "ann".into(), reason: "enough".into() };
     let cancelled = mesh.service.cancel_replay(Request::new(request)).await.unwrap().into_inner().replay.unwrap();
@@ -70,7 +70,7 @@ async fn a_replay_is_cancelled() {
 async fn a_watch_ends_with_the_replay() {
     let mesh = Mesh::new().await;
     mesh.fill(40).await;
-    let id = mesh.begin(topics(ReplayOptions { rate: 100.0, ..Default::default() })).await;
+    let id = mesh.begin(topics(ReplayOptions { rate: 30.0, ..Default::default() })).await;
     let watch = async |cursor: String| {
         let request = WatchReplayRequest { replay_id: id.clone(), cursor };
         let stream = mesh.service.watch_replay(Request::new(request)).await.unwrap().into_inner();

@@ -120,7 +120,7 @@ async fn a_paused_queue_gives_out_no_slot_also_after_a_restart() -> anyhow::Resu
 async fn a_drained_runner_takes_no_more_and_keeps_what_it_has() -> anyhow::Result<()> {
     let mesh = Mesh::start_with(Options::set(["scheduler.slots=2"])).await?;
     let client = mesh.client().await?;
-    let long = client.launch(bash("echo begun; sleep 2; echo over")).await?;
+    let long = client.launch(bash("echo begun; sleep 10; echo over")).await?;
     eventually("it runs", async || Ok((client.get(&long).await?.state() == ExecutionState::Running).then_some(())))
         .await?;
     let runner = stats(&client).await?.runners.first().context("no runner")?.runner.clone();
@@ -141,8 +141,10 @@ async fn what_no_runner_can_run_is_refused_at_once() -> anyhow::Result<()> {
     let client = mesh.client().await?;
     let end = client.run(bash("true")).await?.complete()?.clone();
     assert_eq!((end.state(), end.error_type()), (ExecutionState::Failed, ExecutionErrorType::ResourceLimit));
-    let failed = client.list().await?;
-    ensure!(failed[0].error_message.contains("67108864 bytes"), "{}", failed[0].error_message);
+    eventually("the list says why", async || {
+        Ok(client.list().await?[0].error_message.contains("67108864 bytes").then_some(()))
+    })
+    .await?;
     eventually("nothing is held", async || {
         let told = stats(&client).await?;
         Ok((told.waiting + told.running == 0).then_some(()))

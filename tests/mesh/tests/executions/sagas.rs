@@ -136,7 +136,7 @@ async fn a_saga_is_cancelled_while_it_runs_and_while_it_waits() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_shows_the_attempt_after_one_that_was_lost() -> anyhow::Result<()> {
     let mut mesh = Mesh::start().await?;
-    let spec = ExecutionSpec { on_runner_loss: RunnerLoss::Retry as i32, maximum_retries: 2, ..bash("sleep 3") };
+    let spec = ExecutionSpec { on_runner_loss: RunnerLoss::Retry as i32, maximum_retries: 2, ..bash("sleep 8") };
     let execution_id = mesh.client().await?.launch(spec).await?;
     let client = mesh.client().await?;
     eventually("the script runs", async || {

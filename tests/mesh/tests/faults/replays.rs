@@ -88,7 +88,7 @@ async fn a_browser_sees_how_a_replay_goes() -> anyhow::Result<()> {
     client.run(bash("true")).await?;
     let (http, base) = (reqwest::Client::new(), format!("{}/v1/replays", mesh.http()?));
     let who = json!({"actor": "ann", "reason": "to see"});
-    let spec = json!({"all": true, "topics": {}, "options": {"rate": 10}});
+    let spec = json!({"all": true, "topics": {}, "options": {"rate": 3}});
     let created: Value = http
         .post(&base)
         .json(&json!({"spec": spec, "actor": "ann", "reason": "to see"}))
@@ -121,7 +121,7 @@ async fn a_browser_sees_how_a_replay_goes() -> anyhow::Result<()> {
 
 /// How many events are replayed, how fast, and how often the node is killed meanwhile.
 const EVENTS: usize = 3_000;
-const RATE: f64 = 600.0;
+const RATE: f64 = 300.0;
 const KILLS: i64 = 3;
 
 /// How many executions are asked for at the same time.
@@ -153,7 +153,8 @@ async fn no_crash_in_a_replay_leaves_anything_out() -> anyhow::Result<()> {
     let mut checkpoints = Vec::new();
     for kill in 1..=KILLS {
         let client = mesh.client().await?;
-        let wanted = i64::try_from(EVENTS)? * kill / (KILLS + 1);
+        // Early enough that it is not over when the kill comes late.
+        let wanted = i64::try_from(EVENTS)? * kill / 8;
         eventually("a part is sent", async || {
             let sent = get(&client, &id).await?.progress.context("progress")?.sent;
             Ok(Some(sent).filter(|sent| *sent >= wanted))

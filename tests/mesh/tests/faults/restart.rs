@@ -193,7 +193,7 @@ async fn an_execution_whose_runner_is_lost_is_run_again_as_often_as_it_asks_for(
         maximum_retries,
         ..bash(script)
     };
-    let again = client.launch(spec("sleep 4; echo done", 2)).await?;
+    let again = client.launch(spec("sleep 8; echo done", 2)).await?;
     let once = client.launch(spec("sleep 1000", 1)).await?;
     for _ in 0..2 {
         let client = mesh.client().await?;

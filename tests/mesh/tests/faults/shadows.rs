@@ -106,7 +106,7 @@ const CUT: usize = 30;
 async fn a_crash_in_a_shadow_runs_nothing_twice() -> anyhow::Result<()> {
     let mut mesh = Mesh::start_with(Options { embedded: true, ..Options::default() }).await?;
     let client = mesh.client().await?;
-    let script = "echo again; sleep 0.1";
+    let script = "echo again; sleep 0.5";
     stream::iter((0..CUT).map(|_| client.run(bash(script)))).buffer_unordered(CALLS).try_collect::<Vec<_>>().await?;
     let filter = EventFilter { event_types: vec![EventType::ExecutionRequested.into()], ..Default::default() };
     let options = Some(RerunOptions { parallel: 2, ..Default::default() });

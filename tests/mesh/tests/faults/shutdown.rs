@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use runmesh_mesh_tests::{Mark, Mesh, bash};
+use runmesh_mesh_tests::{Mark, Mesh, Options, bash};
 use runmesh_proto::{
     event::{Event, event::Payload},
     execution::{ExecutionSpec, WatchExecutionResponse, watch_execution_response::Item},
@@ -14,9 +14,10 @@ const BOUND: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_work_ends_at_once() -> anyhow::Result<()> {
-    let mut mesh = Mesh::start().await?;
+    let mut mesh = Mesh::start_with(Options::set(["shutdown.drain=120s"])).await?;
     mesh.ask_to_end()?;
-    let status = mesh.ended(Duration::from_secs(5)).await?;
+    // It waits for nothing that there is not. To leave the groups of real servers may take some seconds.
+    let status = mesh.ended(BOUND).await?;
     ensure!(status.success(), "{status}\n{}", mesh.log());
     Ok(())
 }
