@@ -294,18 +294,32 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Redrives so many letters beside live records. Returns how long that took, and what those took.
-async fn beside(place: &Place, count: usize, rate: f64) -> anyhow::Result<(Duration, Times)> {
-    fill(&place.store, GROUP, count).await?;
+/// Redrives all letters of a group, `count` of them, beside live traffic, and prints what that had of it. `traffic` goes on until it is
+/// told to stop, and returns the times that it took.
+async fn beside<T>(
+    client: DeadLetterServiceClient<T>,
+    group: GroupName,
+    (what, count, rate): (&str, usize, f64),
+    (of, alone): (&str, &Times),
+    traffic: impl AsyncFnOnce(&CancellationToken) -> anyhow::Result<Times>,
+) -> anyhow::Result<()>
+where
+    T: GrpcService<Body>,
+    T::Error: Into<StdError>,
+    T::ResponseBody: tonic::codegen::Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+{
     let stop = CancellationToken::new();
     let redriven = async {
-        let took = redrive(place.client(), GROUP, rate).await;
+        let took = redrive(client, group, rate).await;
         stop.cancel();
         took
     };
-    let (took, published) = tokio::join!(redriven, live(place, None, &stop));
-    published?;
-    Ok((took?, place.live.take()?))
+    let (took, times) = tokio::join!(redriven, traffic(&stop));
+    let (took, times) = (took?, times?);
+    println!("  {of} beside a redrive {what}: {:>8.0} /s", crate::per_second(count, took));
+    times.print(of);
+    println!("  p99 {:.2} x", times.at(0.99) / alone.at(0.99));
+    Ok(())
 }
 
 /// How fast letters are delivered again, and what live records have of it.
@@ -324,53 +338,47 @@ pub(crate) async fn redrives() -> anyhow::Result<()> {
     live(&place, Some(LIVE), &CancellationToken::new()).await?;
     let alone = place.live.take()?;
     alone.print("live records, alone");
-    for (what, count, rate) in REDRIVES {
-        let (took, beside) = beside(&place, count, rate).await?;
-        println!("  live records beside a redrive {what}: {:>8.0} /s", crate::per_second(count, took));
-        beside.print("live records");
-        println!("  p99 {:.2} x", beside.at(0.99) / alone.at(0.99));
+    for how in REDRIVES {
+        fill(&place.store, GROUP, how.1).await?;
+        let traffic = async |stop: &CancellationToken| {
+            live(&place, None, stop).await?;
+            place.live.take()
+        };
+        beside(place.client(), GROUP, how, ("live records", &alone), traffic).await?;
     }
     place.end().await;
     Ok(())
 }
 
-/// What executions, one after another, have of redrives: on a node of their own, whose projection has the letters.
+/// Runs so many executions, one after another, or until it is told to stop.
+async fn run(client: &Client, count: usize, stop: &CancellationToken) -> anyhow::Result<Times> {
+    let mut times = Times::new()?;
+    for _ in 0..count {
+        if stop.is_cancelled() {
+            break;
+        }
+        let since = Instant::now();
+        run_and_watch(client).await?;
+        times.add(since.elapsed());
+    }
+    Ok(times)
+}
+
+/// What executions have of redrives: on a node of their own, whose projection has the letters.
 pub(crate) async fn executions() -> anyhow::Result<()> {
     let mut mesh = Mesh::start_with(Options { embedded: true, ..Options::default() }).await?;
-    let run = async |count: usize, stop: &CancellationToken, client: &Client| {
-        let mut times = Times::new()?;
-        for _ in 0..count {
-            if stop.is_cancelled() {
-                break;
-            }
-            let since = Instant::now();
-            run_and_watch(client).await?;
-            times.add(since.elapsed());
-        }
-        anyhow::Ok(times)
-    };
-    let mut alone = None;
-    for (what, count, rate) in REDRIVES {
+    let (client, on) = (mesh.client().await?, CancellationToken::new());
+    run(&client, EXECUTIONS.0, &on).await?;
+    let alone = run(&client, EXECUTIONS.1, &on).await?;
+    alone.print("executions, alone");
+    for how in REDRIVES {
         mesh.stop().await?;
-        fill(&SqliteStore::open(&SqliteConfig::new(mesh.data_folder().join("runmesh.db")))?, PROJECTION, count).await?;
+        fill(&SqliteStore::open(&SqliteConfig::new(mesh.data_folder().join("runmesh.db")))?, PROJECTION, how.1).await?;
         mesh.restart().await?;
-        let (client, stop) = (mesh.client().await?, CancellationToken::new());
-        run(EXECUTIONS.0, &stop, &client).await?;
-        if alone.is_none() {
-            let times = run(EXECUTIONS.1, &stop, &client).await?;
-            times.print("executions, alone");
-            alone = Some(times.at(0.99));
-        }
-        let redriven = async {
-            let took = redrive(client.dead_letters.clone(), PROJECTION, rate).await;
-            stop.cancel();
-            took
-        };
-        let (took, beside) = tokio::join!(redriven, run(usize::MAX, &stop, &client));
-        println!("  executions beside a redrive {what}: {:>8.0} /s", crate::per_second(count, took?));
-        let beside = beside?;
-        beside.print("executions");
-        println!("  p99 {:.2} x", beside.at(0.99) / alone.unwrap_or(f64::NAN));
+        let client = mesh.client().await?;
+        run(&client, EXECUTIONS.0, &on).await?;
+        let traffic = async |stop: &CancellationToken| run(&client, usize::MAX, stop).await;
+        beside(client.dead_letters.clone(), PROJECTION, how, ("executions", &alone), traffic).await?;
     }
     Ok(())
 }

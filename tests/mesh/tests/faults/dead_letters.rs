@@ -15,6 +15,8 @@ use runmesh_proto::{
 };
 use serde_json::Value;
 
+use crate::replays;
+
 /// Settings with which a group fails.
 fn fault(group: &str, event_type: &str, more: &str) -> Options {
     let file = format!("[[faults.rules]]\ngroup = {group:?}\nevent_type = {event_type:?}\n{more}\n");
@@ -23,29 +25,12 @@ fn fault(group: &str, event_type: &str, more: &str) -> Options {
 
 /// Calls `runmesh dlq` for a mesh.
 async fn dlq(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<Output> {
-    let folder = tempfile::tempdir()?;
-    let output = tokio::process::Command::new(binary()?)
-        .arg("dlq")
-        .args(arguments)
-        .args(["--server", mesh.grpc()?])
-        .current_dir(folder.path())
-        .env("HOME", folder.path())
-        .env("USER", "ann")
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    tokio::time::timeout(PATIENCE, output)
-        .await
-        .with_context(|| format!("{arguments:?} did not end"))?
-        .context("runmesh")
+    replays::runmesh(mesh, &[&["dlq"], arguments].concat()).await
 }
 
-/// What a command said, which has to be done.
+/// What such a command said, which has to be done.
 async fn said(mesh: &Mesh, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = dlq(mesh, arguments).await?;
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "{arguments:?}: {}: {stderr}{stdout}", output.status);
-    Ok(stdout.into_owned())
+    replays::said(mesh, &[&["dlq"], arguments].concat()).await
 }
 
 fn lines(text: &str) -> anyhow::Result<Vec<Value>> {

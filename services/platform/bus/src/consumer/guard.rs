@@ -191,10 +191,10 @@ mod tests {
         keys.map(|key| guard.fails(format!("{key}").as_bytes(), "down", Instant::now(), false)).last().unwrap()
     }
 
-    /// After how many probes a record is held.
-    fn held(failure: Failure) -> u32 {
+    /// The pause by which a record is held.
+    fn held(failure: Failure) -> Pause {
         match failure {
-            Failure::Held(pause) => pause.probes,
+            Failure::Held(pause) => pause,
             other => panic!("{other:?}"),
         }
     }
@@ -219,18 +219,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_probed_by_one_at_a_time_with_growing_waits() {
         let guard = std::sync::Arc::new(Guard::new(GROUP));
-        assert_eq!(held(fail(&guard, 0..KEYS)), 0);
+        let pause = held(fail(&guard, 0..KEYS));
+        assert_eq!((pause.probes, pause.error.as_str()), (0, "down"));
         let mut waits = Vec::new();
         for probe in 1..9 {
             let before = Instant::now();
             // What was under way before makes the wait no longer.
-            assert_eq!(held(fail(&guard, 1..2)), probe - 1);
+            assert_eq!(held(fail(&guard, 1..2)).probes, probe - 1);
             assert!(guard.pass().await);
             waits.push(before.elapsed().as_millis());
             // Another one has to wait for how this one goes.
             let second = tokio::time::timeout(Duration::from_secs(3_600), guard.pass()).await;
             assert!(second.is_err());
-            assert_eq!(held(guard.fails(b"0", "still down", before, true)), probe);
+            assert_eq!(held(guard.fails(b"0", "still down", before, true)).probes, probe);
         }
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
         assert_eq!((waits[0], waits[7]), (500, 30_000));
@@ -243,11 +244,12 @@ mod tests {
         waiting.await.unwrap();
         assert!(!guard.works());
     }
+
     #[tokio::test(start_paused = true)]
     async fn what_was_under_way_when_a_pause_ended_makes_no_letter() {
         let guard = Guard::new(GROUP);
         let begun = Instant::now();
-        assert_eq!(held(fail(&guard, 0..KEYS)), 0);
+        assert_eq!(held(fail(&guard, 0..KEYS)).probes, 0);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(guard.works());
         for key in 0..u8::try_from(KEYS).unwrap() {

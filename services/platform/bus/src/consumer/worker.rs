@@ -180,13 +180,13 @@ impl Worker {
                 Some(wait) => wait,
                 None if is_transient => {
                     let failure = self.guard.fails(&delivery.key, &error.to_string(), started, is_probe);
+                    if let Failure::Held(pause) = &failure {
+                        self.tell(pause).await;
+                    }
                     if failure != Failure::OfRecord {
                         // The record is tried again at its turn, as if it had just come.
                         attempts.clear();
                         is_probe = false;
-                        if let Failure::Held(pause) = failure {
-                            self.tell(&pause).await;
-                        }
                         continue;
                     }
                     match self.bury_once(delivery, error.severity(), attempts.clone()).await {
