@@ -1,6 +1,6 @@
 //! What librdkafka has to say, as events of our own log.
 
-use rdkafka::{ClientContext, config::RDKafkaLogLevel, error::KafkaError};
+use rdkafka::{ClientContext, config::RDKafkaLogLevel, error::KafkaError, types::RDKafkaErrorCode as Code};
 
 /// A client without callbacks other than for its log.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,5 +32,16 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 /// Errors of the client as a whole. It recovers from them by itself; the calls that suffer report their own.
 pub(super) fn failed(error: &KafkaError, reason: &str) {
-    tracing::warn!(%error, reason, "kafka client failed");
+    if is_outage(error) {
+        tracing::debug!(%error, reason, "kafka client failed");
+    } else {
+        tracing::warn!(%error, reason, "kafka client failed");
+    }
+}
+
+/// Whether it only says that brokers are away. Every client says so again with each attempt to connect, many times a second;
+/// its log, in which what is the same is left out for a while, has it too.
+pub(super) fn is_outage(error: &KafkaError) -> bool {
+    let away = [Code::AllBrokersDown, Code::BrokerTransportFailure];
+    error.rdkafka_error_code().is_some_and(|code| away.contains(&code))
 }

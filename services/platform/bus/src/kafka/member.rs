@@ -195,7 +195,9 @@ impl Member {
                             return End::Fatal(code, reason);
                         }
                         // The client goes on by itself.
-                        tracing::warn!(group = %self.group, %error, "kafka consumer");
+                        if !logs::is_outage(&error) {
+                            tracing::warn!(group = %self.group, %error, "kafka consumer");
+                        }
                     }
                     None => break,
                 }
