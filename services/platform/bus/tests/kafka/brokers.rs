@@ -1,7 +1,10 @@
 //! Brokers of this test's own, and topics on them that are new.
 
 use std::{
+    io::{self, Write as _},
+    panic,
     sync::{Condvar, LazyLock, Mutex, Once, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -33,10 +36,19 @@ struct Idle {
     given_back: Condvar,
 }
 
-/// Shows the bus's log with a test that fails.
+/// Shows the bus's log with a test that fails, and before it, at once, why it does: the log is long, and who shows only a
+/// part of it may leave that out.
 fn show_logs() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        let capturing = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            // Other threads have handlers that are meant to panic.
+            if let Some(test) = thread::current().name().filter(|name| name.contains("::")) {
+                let _ = writeln!(io::stderr(), "{test} {info}");
+            }
+            capturing(info);
+        }));
         let level = tracing_subscriber::filter::LevelFilter::DEBUG;
         tracing_subscriber::fmt().with_max_level(level).with_test_writer().with_ansi(false).init();
     });
@@ -143,6 +155,6 @@ fn remove_all(bootstrap: &str) {
                 assert!(gone, "{result:?}");
             }
         }
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
 }

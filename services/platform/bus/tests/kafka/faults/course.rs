@@ -93,13 +93,18 @@ pub(crate) struct Course {
     pub(crate) folder: TempDir,
     config: KafkaConfig,
     store: SqliteStore,
-    stop: CancellationToken,
+    commits: Commits,
+    stop_publishing: CancellationToken,
     publishing: Option<JoinHandle<Published>>,
-    watching: Option<JoinHandle<Vec<Commit>>>,
+    stop_watching: CancellationToken,
+    watching: Option<JoinHandle<()>>,
 }
 
 /// What a group had committed, and when that was seen.
 type Commit = (GroupProtocol, SystemTime, Lane, u64);
+
+/// What was seen so far.
+type Commits = Arc<Mutex<Vec<Commit>>>;
 
 impl Course {
     /// Makes the topics and begins to publish. Whatever fails ends the test: outages have to be bridged.
@@ -108,10 +113,17 @@ impl Course {
         let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("runmesh.db"))).unwrap();
         let bus = Arc::new(KafkaBus::open(config.clone()).unwrap());
         within("the topics are made", bus.ensure_topics(&specs())).await.unwrap();
-        let stop = CancellationToken::new();
-        let publishing = Some(tokio::spawn(publish(Arc::clone(&bus), stop.clone())));
-        let watching = Some(tokio::spawn(watch(Arc::clone(&bus), stop.clone())));
-        Self { bus, journal: Journal::default(), folder, config, store, stop, publishing, watching }
+        let (stop_publishing, stop_watching) = (CancellationToken::new(), CancellationToken::new());
+        let commits = Commits::default();
+        let publishing = Some(tokio::spawn(publish(Arc::clone(&bus), stop_publishing.clone())));
+        let watching = Some(tokio::spawn(watch(Arc::clone(&bus), Arc::clone(&commits), stop_watching.clone())));
+        let journal = Journal::default();
+        Self { bus, journal, folder, config, store, commits, stop_publishing, publishing, stop_watching, watching }
+    }
+
+    fn commits_of(&self, protocol: GroupProtocol) -> Vec<Commit> {
+        let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        commits.iter().filter(|commit| commit.0 == protocol).copied().collect()
     }
 
     /// Members of these names in each group, in this process.
@@ -143,7 +155,8 @@ impl Course {
         start(&consumer, ConsumerGroup::new(group_of(member.0), &[TOPIC], probe))
     }
 
-    /// Waits until each group's members of these names have handled so many more events from now on, each.
+    /// Waits until each group's members of these names have handled so many more events from now on, each, and a commit of
+    /// the group was seen.
     pub(crate) async fn progress(&self, names: &[&'static str], events: usize) {
         let now = SystemTime::now();
         let deadline = Instant::now() + OUTAGE;
@@ -161,6 +174,10 @@ impl Course {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
+            while !self.commits_of(protocol).iter().any(|(_, seen, ..)| *seen > now) {
+                assert!(Instant::now() < deadline, "no commit of {protocol:?} was seen");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         }
     }
 
@@ -168,7 +185,7 @@ impl Course {
     /// topic once; each group has handled every event, and those of a key in order, first times counted; nothing was
     /// committed before it was handled. Returns what each group handled, in the order in which it was begun.
     pub(crate) async fn finish(&mut self) -> [Vec<Handled>; 2] {
-        self.stop.cancel();
+        self.stop_publishing.cancel();
         let published = within("what is on its way is published", self.publishing.take().unwrap()).await.unwrap();
         for protocol in PROTOCOLS {
             until("the group is done", async || {
@@ -176,15 +193,15 @@ impl Course {
             })
             .await;
         }
-        let commits = within("the watching ends", self.watching.take().unwrap()).await.unwrap();
+        self.stop_watching.cancel();
+        within("the watching ends", self.watching.take().unwrap()).await.unwrap();
         self.check_topic(&published).await;
         let mut all = self.journal.all();
         all.sort_by_key(|one| one.begun);
         PROTOCOLS.map(|protocol| {
             let handled: Vec<Handled> = all.iter().filter(|one| one.member.0 == protocol).cloned().collect();
-            let commits: Vec<&Commit> = commits.iter().filter(|commit| commit.0 == protocol).collect();
             check_handled(&handled, &published);
-            check_commits(&handled, &published, &commits);
+            check_commits(&handled, &published, &self.commits_of(protocol));
             handled
         })
     }
@@ -216,15 +233,14 @@ fn check_handled(handled: &[Handled], published: &Published) {
     assert!(last.len() == KEYS && last.values().all(|last| *last == expected as u64), "{expected} of each: {last:?}");
 }
 
-fn check_commits(handled: &[Handled], published: &Published, commits: &[&Commit]) {
+fn check_commits(handled: &[Handled], published: &Published, commits: &[Commit]) {
     let mut first_end: HashMap<(&str, u64), SystemTime> = HashMap::new();
     for one in handled {
         let Some(ended) = one.ended else { continue };
         let first = first_end.entry((&one.key, one.sequence)).or_insert(ended);
         *first = ended.min(*first);
     }
-    assert!(commits.len() > 3, "{} commits were seen", commits.len());
-    let mut checked: HashMap<Lane, u64> = HashMap::new();
+    let mut checked: BTreeMap<Lane, u64> = BTreeMap::new();
     for (_, seen, lane, next) in commits {
         let from = checked.insert(*lane, *next).unwrap_or_default();
         assert!(from <= *next, "{lane:?} went back from {from} to {next}");
@@ -233,6 +249,10 @@ fn check_commits(handled: &[Handled], published: &Published, commits: &[&Commit]
             assert!(ended <= *seen, "{place:?} was committed before {key}/{sequence} was handled");
         }
     }
+    // Everything was checked, and not only at the end.
+    let ends: BTreeMap<Lane, u64> = published.keys().map(|(lane, offset)| (*lane, offset + 1)).collect();
+    assert_eq!(checked, ends);
+    assert!(commits.len() > ends.len(), "{commits:?}");
 }
 
 /// Publishes until it is stopped, the events of each key one after the other.
@@ -260,22 +280,30 @@ fn header(record: &runmesh_bus::Record, name: &str) -> String {
     String::from_utf8(value.to_vec()).unwrap()
 }
 
-/// Looks at what the groups have committed, again and again.
-async fn watch(bus: Arc<KafkaBus>, stop: CancellationToken) -> Vec<Commit> {
-    let (mut commits, mut known) = (Vec::new(), HashSet::new());
+/// Looks at what the groups have committed, again and again, and once more when it is stopped.
+async fn watch(bus: Arc<KafkaBus>, commits: Commits, stop: CancellationToken) {
+    let mut known = HashSet::new();
     loop {
         let is_last = stop.is_cancelled();
         for protocol in PROTOCOLS {
-            // In an outage there is nothing to see.
-            for (lane, next) in bus.committed(group_of(protocol), &[TOPIC]).await.unwrap_or_default() {
+            let found = match bus.committed(group_of(protocol), &[TOPIC]).await {
+                Ok(found) => found,
+                // In an outage there is nothing to see.
+                Err(error) => {
+                    assert!(!is_last, "{error}");
+                    continue;
+                }
+            };
+            for (lane, next) in found {
                 // The answer may be older than now, never younger.
                 if known.insert((group_of(protocol), lane, next)) {
+                    let mut commits = commits.lock().unwrap_or_else(PoisonError::into_inner);
                     commits.push((protocol, SystemTime::now(), lane, next));
                 }
             }
         }
         if is_last {
-            return commits;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
