@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
     },
     trace::v1::Span,
 };
-use runmesh_mesh_tests::{Mesh, Options, bash};
+use runmesh_mesh_tests::{Mesh, Options, bash, eventually};
 use runmesh_proto::execution::CreateExecutionRequest;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -53,7 +53,10 @@ async fn one_execution_is_one_trace_that_the_client_began() {
     let mut request = Request::new(CreateExecutionRequest { request_id: String::new(), spec: Some(bash("echo hi")) });
     request.metadata_mut().insert("traceparent", TRACEPARENT.parse().unwrap());
     let created = client.executions.clone().create_execution(request).await.unwrap().into_inner();
-    let transcript = client.follow(&created.execution.unwrap().execution_id).await.unwrap();
+    let execution_id = created.execution.unwrap().execution_id;
+    let transcript = client.follow(&execution_id).await.unwrap();
+    // A group that has not begun with the last event by then would not be in the trace.
+    eventually("a result", async || Ok(client.result(&execution_id).await.ok())).await.unwrap();
     // The last spans are sent at the end.
     mesh.stop().await.unwrap();
     serving.abort();

@@ -11,7 +11,7 @@ use runmesh_servers::{KafkaOptions, Proxy};
 use super::course::Course;
 use crate::brokers::private;
 
-const SESSION: Duration = Duration::from_secs(6);
+const SESSION: Duration = Duration::from_secs(10);
 
 const NAMES: [&str; 2] = ["one", "two"];
 

@@ -26,7 +26,7 @@ use crate::{
     members::KEYS,
 };
 
-const SESSION: Duration = Duration::from_secs(6);
+const SESSION: Duration = Duration::from_secs(10);
 
 /// How long the handler of a member takes that has to have much in hand: longer than the events take to come.
 const SLOW_WORK: Duration = Duration::from_millis(50);
