@@ -45,7 +45,14 @@ struct State {
     open: Option<Open>,
     /// When the last pause ended.
     resumed_at: Option<Instant>,
+    /// How many pauses there were.
+    pauses: u64,
 }
+
+/// A record that is tried while the group is paused, by the number of the pause. One that takes so long that the pause is over
+/// meanwhile is none of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Probe(u64);
 
 /// What a record is that is at the end of its tries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +67,7 @@ pub(super) enum Failure {
 
 #[derive(Debug)]
 struct Open {
+    number: u64,
     pause: Pause,
     wait: Duration,
     next_probe: Instant,
@@ -85,20 +93,19 @@ impl Guard {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a record may be tried: at once as a rule, at its turn while the group is paused. Returns whether it is
-    /// such a probe.
-    pub(super) async fn pass(&self) -> bool {
+    /// Waits until a record may be tried: at once as a rule, at its turn while the group is paused, as a probe.
+    pub(super) async fn pass(&self) -> Option<Probe> {
         loop {
             // Before the look: no change in between goes unseen.
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             let next = {
                 let mut state = self.state();
-                let Some(open) = &mut state.open else { return false };
+                let open = state.open.as_mut()?;
                 match (open.probing, Instant::now() >= open.next_probe) {
                     (false, true) => {
                         open.probing = true;
-                        return true;
+                        return Some(Probe(open.number));
                     }
                     (false, false) => Some(open.next_probe),
                     (true, _) => None,
@@ -127,7 +134,7 @@ impl Guard {
         }
         let was_open = state.open.is_some();
         let resumed_at = if was_open { Some(Instant::now()) } else { state.resumed_at };
-        *state = State { resumed_at, ..State::default() };
+        *state = State { resumed_at, pauses: state.pauses, ..State::default() };
         drop(state);
         if was_open {
             tracing::info!(group = %self.group, "goes on");
@@ -137,12 +144,12 @@ impl Guard {
         was_open
     }
 
-    /// A record of this key is at the end of its tries, as a probe or begun before. `started` is when the last of them was.
-    pub(super) fn fails(&self, key: &[u8], error: &str, started: Instant, is_probe: bool) -> Failure {
+    /// A record of this key is at the end of its tries. `started` is when the last of them was, `probe` what it passed as last.
+    pub(super) fn fails(&self, key: &[u8], error: &str, started: Instant, probe: Option<Probe>) -> Failure {
         let now = Instant::now();
         let mut state = self.state();
         if let Some(open) = &mut state.open {
-            if !is_probe {
+            if probe != Some(Probe(open.number)) {
                 // It was under way when the group was paused.
                 return Failure::Held(open.pause.clone());
             }
@@ -169,7 +176,9 @@ impl Guard {
         }
         let pause = Pause { since: SystemTime::now(), error: error.to_owned(), probes: 0 };
         let wait = PROBES.0;
-        state.open = Some(Open { pause: pause.clone(), wait, next_probe: now + wait, probing: false });
+        state.pauses += 1;
+        let number = state.pauses;
+        state.open = Some(Open { number, pause: pause.clone(), wait, next_probe: now + wait, probing: false });
         drop(state);
         tracing::error!(group = %self.group, error, "all that it handles fails; it is paused, and tries again");
         self.gauge(1.0);
@@ -188,7 +197,7 @@ mod tests {
     const GROUP: GroupName = GroupName::new("guarded");
 
     fn fail(guard: &Guard, keys: std::ops::Range<usize>) -> Failure {
-        keys.map(|key| guard.fails(format!("{key}").as_bytes(), "down", Instant::now(), false)).last().unwrap()
+        keys.map(|key| guard.fails(format!("{key}").as_bytes(), "down", Instant::now(), None)).last().unwrap()
     }
 
     /// The pause by which a record is held.
@@ -213,7 +222,7 @@ mod tests {
         // Others, much later.
         tokio::time::advance(WINDOW * 2).await;
         assert_eq!(fail(&guard, 100..100 + KEYS - 1), Failure::OfRecord);
-        assert!(!guard.pass().await);
+        assert_eq!(guard.pass().await, None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,12 +235,13 @@ mod tests {
             let before = Instant::now();
             // What was under way before makes the wait no longer.
             assert_eq!(held(fail(&guard, 1..2)).probes, probe - 1);
-            assert!(guard.pass().await);
+            let turn = guard.pass().await;
+            assert!(turn.is_some());
             waits.push(before.elapsed().as_millis());
             // Another one has to wait for how this one goes.
             let second = tokio::time::timeout(Duration::from_secs(3_600), guard.pass()).await;
             assert!(second.is_err());
-            assert_eq!(held(guard.fails(b"0", "still down", before, true)).probes, probe);
+            assert_eq!(held(guard.fails(b"0", "still down", before, turn)).probes, probe);
         }
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
         assert_eq!((waits[0], waits[7]), (500, 30_000));
@@ -253,12 +263,29 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(guard.works());
         for key in 0..u8::try_from(KEYS).unwrap() {
-            assert_eq!(guard.fails(&[key], "down", begun, false), Failure::OfThePast);
+            assert_eq!(guard.fails(&[key], "down", begun, None), Failure::OfThePast);
         }
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(fail(&guard, 0..KEYS - 1), Failure::OfRecord);
         // What others handle makes the past no other.
         assert!(!guard.works());
-        assert_eq!(guard.fails(b"0", "down", begun, false), Failure::OfThePast);
+        assert_eq!(guard.fails(b"0", "down", begun, None), Failure::OfThePast);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_outlives_its_pause_is_none_of_the_next() {
+        let guard = Guard::new(GROUP);
+        held(fail(&guard, 0..KEYS));
+        let old = guard.pass().await;
+        assert!(guard.works());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(held(fail(&guard, 0..KEYS)).probes, 0);
+        let before = Instant::now();
+        let new = guard.pass().await;
+        assert_eq!(before.elapsed(), PROBES.0);
+        // Its failure is no news of this pause, and lets no second one go.
+        assert_eq!(held(guard.fails(b"0", "down", before, old)).probes, 0);
+        assert!(tokio::time::timeout(PROBES.1, guard.pass()).await.is_err());
+        assert_eq!(held(guard.fails(b"0", "down", before, new)).probes, 1);
     }
 }

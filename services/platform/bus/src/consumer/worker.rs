@@ -156,13 +156,13 @@ impl Worker {
     async fn attempt(&self, event: Arc<Event>, delivery: &Delivery) -> Outcome {
         let mut attempts = Vec::new();
         let mut outage = BACKOFF.0;
-        let mut is_probe = false;
+        let mut probe = None;
         loop {
             // One that is tried again at once still has its turn. What is begun during a shutdown, because it closes a gap, is
             // handled all the same where it need not wait.
             if attempts.is_empty() && self.guard.is_paused() {
                 match self.shutdown.run_until_cancelled(self.guard.pass()).await {
-                    Some(probe) => is_probe = probe,
+                    Some(turn) => probe = turn,
                     None => return Outcome::Unfinished,
                 }
             }
@@ -179,14 +179,13 @@ impl Worker {
             let wait = match wait {
                 Some(wait) => wait,
                 None if is_transient => {
-                    let failure = self.guard.fails(&delivery.key, &error.to_string(), started, is_probe);
+                    let failure = self.guard.fails(&delivery.key, &error.to_string(), started, probe);
                     if let Failure::Held(pause) = &failure {
                         self.tell(pause).await;
                     }
                     if failure != Failure::OfRecord {
                         // The record is tried again at its turn, as if it had just come.
                         attempts.clear();
-                        is_probe = false;
                         continue;
                     }
                     match self.bury_once(delivery, error.severity(), attempts.clone()).await {
