@@ -41,28 +41,39 @@ const SCRIPTS: [(&str, i32); 5] = [
 /// How many executions each caller leaves under way before it waits for the oldest: an outage piles up no more.
 const UNDER_WAY: usize = 10;
 
+/// How many executions may be accepted before somebody waits for [`Load::more`]. Where a machine is slow a test takes longer, and
+/// would have so many more executions that its store gets slower too.
+const AHEAD: usize = CALLERS * UNDER_WAY;
+
 /// A load that runs.
 #[derive(Debug)]
 pub struct Load {
     stop: CancellationToken,
     callers: JoinSet<anyhow::Result<()>>,
-    accepted: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+}
+
+/// How many executions were accepted, and how many are to be before more are waited for.
+#[derive(Debug)]
+struct Counts {
+    accepted: AtomicUsize,
+    wanted: AtomicUsize,
 }
 
 impl Load {
     /// Starts a load with this client.
     pub fn start(client: &Client) -> Self {
-        let (stop, accepted) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-        let mut callers = JoinSet::new();
+        let counts = Arc::new(Counts { accepted: AtomicUsize::new(0), wanted: AtomicUsize::new(AHEAD) });
+        let (stop, mut callers) = (CancellationToken::new(), JoinSet::new());
         for caller in 0..CALLERS {
-            callers.spawn(call(client.clone(), caller, stop.clone(), Arc::clone(&accepted)));
+            callers.spawn(call(client.clone(), caller, stop.clone(), Arc::clone(&counts)));
         }
-        Self { stop, callers, accepted }
+        Self { stop, callers, counts }
     }
 
     /// How many executions were accepted so far.
     pub fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
+        self.counts.accepted.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more executions were accepted.
@@ -71,6 +82,7 @@ impl Load {
     /// When a caller failed, or none is accepted for long.
     pub async fn more(&mut self, count: usize) -> anyhow::Result<()> {
         let (target, since) = (self.accepted() + count, Instant::now());
+        self.counts.wanted.store(target + AHEAD, Ordering::Relaxed);
         while self.accepted() < target {
             if let Some(ended) = self.callers.try_join_next() {
                 ended??;
@@ -100,14 +112,18 @@ async fn call(
     client: Client,
     caller: usize,
     stop: CancellationToken,
-    accepted: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
 ) -> anyhow::Result<()> {
     let (mut number, mut under_way) = (caller, VecDeque::new());
     while !stop.is_cancelled() {
+        if counts.accepted.load(Ordering::Relaxed) >= counts.wanted.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(20)).await;
+            continue;
+        }
         let (script, exit_code) = SCRIPTS[number % SCRIPTS.len()];
         under_way
             .push_back((surely_launch(&client, bash(script), &format!("load-{caller}-{number}")).await?, exit_code));
-        accepted.fetch_add(1, Ordering::Relaxed);
+        counts.accepted.fetch_add(1, Ordering::Relaxed);
         number += 1;
         if under_way.len() == UNDER_WAY
             && let Some((id, exit_code)) = under_way.pop_front()
