@@ -168,7 +168,7 @@ async fn a_late_start_is_tried_again_as_often_as_the_execution_says() {
 async fn a_timer_survives_a_restart_and_what_has_begun_is_left_alone() {
     // Before the restart nothing is ever late.
     let folder = tempfile::tempdir().unwrap();
-    let instances = Instances::open(folder, 1, Duration::from_secs(2)).await;
+    let instances = Instances::open(folder, 1, Duration::from_secs(6)).await;
     let late = instances.request(RunnerLoss::Fail, 0).await;
     let begun = instances.request(RunnerLoss::Fail, 0).await;
     for id in [&late, &begun] {

@@ -219,7 +219,7 @@ async fn a_watch_ends_with_the_redrive() {
     mesh.run();
     let plan_token = plan(&mesh).await.plan_token;
     let id =
-        start(&mesh, StartRedriveRequest { plan_token, rate: 50.0, ..Default::default() }).await.unwrap().redrive_id;
+        start(&mesh, StartRedriveRequest { plan_token, rate: 10.0, ..Default::default() }).await.unwrap().redrive_id;
     let watch = async |cursor: String| {
         let request = WatchRedriveRequest { redrive_id: id.clone(), cursor };
         let stream = mesh.service.watch_redrive(Request::new(request)).await.unwrap().into_inner();

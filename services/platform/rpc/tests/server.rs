@@ -218,7 +218,7 @@ async fn watch_health(channel: Channel, service: &str) -> HealthStream {
 async fn health_is_not_serving_until_ready_and_first_on_shutdown() {
     let server = server(None);
     let readiness = server.readiness();
-    let drain = Duration::from_millis(200);
+    let drain = Duration::from_secs(3);
     let running = start(server, drain).await;
     let mut all = watch_health(running.channel.clone(), "").await;
     let mut one = watch_health(running.channel.clone(), "runmesh.result.v1.ResultService").await;

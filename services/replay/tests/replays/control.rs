@@ -70,7 +70,7 @@ async fn a_replay_is_cancelled() {
 async fn a_watch_ends_with_the_replay() {
     let mesh = Mesh::new().await;
     mesh.fill(40).await;
-    let id = mesh.begin(topics(ReplayOptions { rate: 30.0, ..Default::default() })).await;
+    let id = mesh.begin(topics(ReplayOptions { rate: 10.0, ..Default::default() })).await;
     let watch = async |cursor: String| {
         let request = WatchReplayRequest { replay_id: id.clone(), cursor };
         let stream = mesh.service.watch_replay(Request::new(request)).await.unwrap().into_inner();

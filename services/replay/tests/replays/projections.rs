@@ -143,7 +143,7 @@ async fn a_read_model_is_built_from_the_log() {
 async fn one_replay_at_a_time_builds_a_read_model() {
     let mesh = Mesh::new().await;
     mesh.fill(40).await;
-    let slow = || building(ReplayOptions { rate: 20.0, ..Default::default() });
+    let slow = || building(ReplayOptions { rate: 4.0, ..Default::default() });
     let first = mesh.begin(slow()).await;
     until("some are there", || async { mesh.get(&first).await.progress.unwrap().sent > 0 }).await;
     let second = mesh.create(slow()).await.unwrap().replay_id;

@@ -322,7 +322,7 @@ async fn outputs_are_compared_as_was_asked_for() -> anyhow::Result<()> {
 async fn all_cases_together_have_a_limit_too() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
     let client = mesh.client().await?;
-    let total = prost_types::Duration { seconds: 2, nanos: 0 };
+    let total = prost_types::Duration { seconds: 6, nanos: 0 };
     let options = CaseOptions { total_wall_time: Some(total), ..CaseOptions::default() };
     let spec = with_cases(
         bash("read word; sleep $word; echo $word"),

@@ -20,7 +20,7 @@ async fn executions_survive_a_killed_node() -> anyhow::Result<()> {
     let client = mesh.client().await?;
     let mut launched = Vec::new();
     for index in 0..EXECUTIONS {
-        let script = format!("echo begin {index}; sleep 2; echo end {index}");
+        let script = format!("echo begin {index}; sleep 8; echo end {index}");
         let spec = ExecutionSpec { environment: mark.environment(), ..bash(&script) };
         launched.push(client.launch(spec).await?);
     }

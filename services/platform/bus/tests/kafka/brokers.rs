@@ -81,7 +81,8 @@ impl Clean {
     }
 
     pub(crate) fn config(&self) -> KafkaConfig {
-        KafkaConfig { max_record_bytes: 4 << 20, ..KafkaConfig::new(self.bootstrap()) }
+        let request_timeout = PATIENCE * 2;
+        KafkaConfig { max_record_bytes: 4 << 20, request_timeout, ..KafkaConfig::new(self.bootstrap()) }
     }
 }
 

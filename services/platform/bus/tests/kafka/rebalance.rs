@@ -216,7 +216,7 @@ async fn of_two_members_of_one_name_one_ends(protocol: GroupProtocol) {
     let named = KafkaConfig {
         static_member: Some("one".to_owned()),
         // A newcomer waits so long for an earlier run of itself, times six. A member that stands still for half of it begins anew.
-        session_timeout: Duration::from_secs(4),
+        session_timeout: Duration::from_secs(6),
         ..config(&broker, protocol)
     };
     let mut bench = Bench::new(named);

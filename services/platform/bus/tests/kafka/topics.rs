@@ -163,7 +163,7 @@ async fn a_cluster_that_can_not_be_reached_is_a_transient_error() {
     // A port on which nobody listens, and that nobody gets meanwhile.
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let config = KafkaConfig { request_timeout: Duration::from_secs(1), ..KafkaConfig::new(&address) };
+    let config = KafkaConfig { request_timeout: Duration::from_secs(5), ..KafkaConfig::new(&address) };
     let bus = KafkaBus::open(config).unwrap();
     match bus.ensure_topics(Catalog::get().topics()).await {
         Err(BusError::Unavailable(text)) => assert!(text.contains(&address) && text.contains("refused"), "{text}"),
