@@ -108,12 +108,7 @@ impl Load {
 }
 
 /// Asks for one execution after another, and waits for the end of each.
-async fn call(
-    client: Client,
-    caller: usize,
-    stop: CancellationToken,
-    counts: Arc<Counts>,
-) -> anyhow::Result<()> {
+async fn call(client: Client, caller: usize, stop: CancellationToken, counts: Arc<Counts>) -> anyhow::Result<()> {
     let (mut number, mut under_way) = (caller, VecDeque::new());
     while !stop.is_cancelled() {
         if counts.accepted.load(Ordering::Relaxed) >= counts.wanted.load(Ordering::Relaxed) {
