@@ -45,3 +45,18 @@ pub(super) fn is_outage(error: &KafkaError) -> bool {
     let away = [Code::AllBrokersDown, Code::BrokerTransportFailure];
     error.rdkafka_error_code().is_some_and(|code| away.contains(&code))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_brokers_are_away_is_told_from_other_errors() {
+        for code in [Code::AllBrokersDown, Code::BrokerTransportFailure] {
+            assert!(is_outage(&KafkaError::Global(code)) && is_outage(&KafkaError::MessageConsumption(code)));
+        }
+        assert!(!is_outage(&KafkaError::Global(Code::Authentication)));
+        assert!(!is_outage(&KafkaError::MessageConsumption(Code::OffsetOutOfRange)));
+        assert!(!is_outage(&KafkaError::Canceled));
+    }
+}

@@ -11,10 +11,13 @@ use std::{
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext},
+    consumer::{BaseConsumer, Consumer as _},
 };
 
-use super::{KafkaConfig, error};
+use super::{
+    KafkaConfig, error,
+    logs::{Logs, is_outage},
+};
 use crate::BusError;
 
 /// How long a poll waits for a record. It also bounds how long the end takes.
@@ -55,7 +58,7 @@ pub(super) fn start(
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "latest")
         .set("fetch.wait.max.ms", config.fetch_wait.as_millis().to_string());
-    let member: BaseConsumer<DefaultConsumerContext> = settings.create().map_err(|error| error::of("tail", &error))?;
+    let member: BaseConsumer<Logs> = settings.create_with_context(Logs).map_err(|error| error::of("tail", &error))?;
     let ended = Arc::new(AtomicBool::new(false));
     let tail = Tail { ended: Arc::clone(&ended) };
     thread::Builder::new()
@@ -75,8 +78,8 @@ pub(super) fn start(
                         take(message.key().unwrap_or_default(), message.payload().unwrap_or_default());
                     }
                     // The client goes on by itself.
-                    Some(Err(error)) => tracing::warn!(%error, "kafka tail"),
-                    None => {}
+                    Some(Err(error)) if !is_outage(&error) => tracing::warn!(%error, "kafka tail"),
+                    Some(Err(_)) | None => {}
                 }
             }
         })
@@ -85,7 +88,7 @@ pub(super) fn start(
 }
 
 /// Adds the partitions that are not yet read, at their ends.
-fn assign(member: &BaseConsumer<DefaultConsumerContext>, topics: &[&'static str]) -> rdkafka::error::KafkaResult<()> {
+fn assign(member: &BaseConsumer<Logs>, topics: &[&'static str]) -> rdkafka::error::KafkaResult<()> {
     let metadata = member.fetch_metadata(None, ANSWER)?;
     let known = member.assignment()?;
     let mut fresh = TopicPartitionList::new();
