@@ -149,6 +149,21 @@ pub struct Node {
     store: Option<Store>,
 }
 
+/// Tries again for a while what the store or the bus can't answer yet: servers that are started together with the mesh take a
+/// moment.
+async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, NodeError>) -> Result<T, NodeError> {
+    let deadline = Instant::now() + SERVERS_PATIENCE;
+    loop {
+        match attempt().await {
+            Err(error) if error.is_transient() && Instant::now() < deadline => {
+                tracing::warn!(%error, "waits for the store and the bus");
+                sleep(SERVERS_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 /// The store and the bus of a node that has roles that need them.
 struct Backend {
     store: Store,
@@ -159,17 +174,7 @@ struct Backend {
 
 impl Backend {
     async fn open(config: &Config, data: &Path) -> Result<Self, NodeError> {
-        let deadline = Instant::now() + SERVERS_PATIENCE;
-        loop {
-            match Self::try_open(config, data).await {
-                // Servers that are started together with the mesh take a moment.
-                Err(error) if error.is_transient() && Instant::now() < deadline => {
-                    tracing::warn!(%error, "waits for the store and the bus");
-                    sleep(SERVERS_PAUSE).await;
-                }
-                other => return other,
-            }
-        }
+        patiently(async || Self::try_open(config, data).await).await
     }
 
     async fn try_open(config: &Config, data: &Path) -> Result<Self, NodeError> {

@@ -16,7 +16,7 @@ use runmesh_scheduler::{QueueService, Scheduler};
 use runmesh_store::{DocumentStore, EventStore, Members, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::NodeError;
+use super::{NodeError, patiently};
 use crate::{Config, Environment, Role, Roles, groups::Groups, runtimes::LocalRuntimes, sandbox, store::Store};
 
 /// What services are put together from.
@@ -80,7 +80,8 @@ impl Parts<'_> {
                 let built = Runner::build(node, offer, events, documents, Arc::clone(&sandbox), toolchains).await?;
                 built.recover().await?;
                 // No command names a runner that nobody has heard of yet.
-                self.bus.begin_at_end(runmesh_runner::group_of(node), &runmesh_runner::TOPICS).await?;
+                let group = runmesh_runner::group_of(node);
+                patiently(async || Ok(self.bus.begin_at_end(group, &runmesh_runner::TOPICS).await?)).await?;
                 built.announce().await?;
                 runner = Some(built);
             }
