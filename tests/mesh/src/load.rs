@@ -41,8 +41,7 @@ const SCRIPTS: [(&str, i32); 5] = [
 /// How many executions each caller leaves under way before it waits for the oldest: an outage piles up no more.
 const UNDER_WAY: usize = 10;
 
-/// How many executions may be accepted before somebody waits for [`Load::more`]. Where a machine is slow a test takes longer, and
-/// would have so many more executions that its store gets slower too.
+/// How many executions of a bounded load may be accepted before somebody waits for [`Load::more`].
 const AHEAD: usize = CALLERS * UNDER_WAY;
 
 /// A load that runs.
@@ -63,7 +62,17 @@ struct Counts {
 impl Load {
     /// Starts a load with this client.
     pub fn start(client: &Client) -> Self {
-        let counts = Arc::new(Counts { accepted: AtomicUsize::new(0), wanted: AtomicUsize::new(AHEAD) });
+        Self::of(client, usize::MAX)
+    }
+
+    /// Starts one for a test that takes minutes: it is never far ahead of what is waited for. Where a machine is slow such a test
+    /// takes longer, and would have so many more executions that its store gets slower too.
+    pub fn bounded(client: &Client) -> Self {
+        Self::of(client, AHEAD)
+    }
+
+    fn of(client: &Client, wanted: usize) -> Self {
+        let counts = Arc::new(Counts { accepted: AtomicUsize::new(0), wanted: AtomicUsize::new(wanted) });
         let (stop, mut callers) = (CancellationToken::new(), JoinSet::new());
         for caller in 0..CALLERS {
             callers.spawn(call(client.clone(), caller, stop.clone(), Arc::clone(&counts)));
@@ -82,7 +91,8 @@ impl Load {
     /// When a caller failed, or none is accepted for long.
     pub async fn more(&mut self, count: usize) -> anyhow::Result<()> {
         let (target, since) = (self.accepted() + count, Instant::now());
-        self.counts.wanted.store(target + AHEAD, Ordering::Relaxed);
+        // One without a bound stays so.
+        self.counts.wanted.fetch_max(target + AHEAD, Ordering::Relaxed);
         while self.accepted() < target {
             if let Some(ended) = self.callers.try_join_next() {
                 ended??;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use runmesh_mesh_tests::{bash, eventually, python};
+use runmesh_mesh_tests::{Load, bash, eventually, python};
 use rustix::process::Signal;
 
 use crate::bed::Bed;
@@ -53,7 +53,8 @@ async fn a_cancel_reaches_the_runner_that_has_the_script() -> anyhow::Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn each_process_may_be_killed_in_turn() -> anyhow::Result<()> {
     let mut bed = Bed::new().await?;
-    let mut load = bed.load().await?;
+    let mut load = Load::bounded(&bed.client);
+    load.more(10).await?;
     let names: Vec<String> = bed.mesh.members().iter().map(|member| member.name.clone()).collect();
     for name in names {
         bed.mesh.kill(&name).await?;
