@@ -45,7 +45,7 @@ struct State {
     open: Option<Open>,
     /// When the last pause ended.
     resumed_at: Option<Instant>,
-    /// How many pauses there were.
+    /// How many pauses there were, with the one that is open: its number.
     pauses: u64,
 }
 
@@ -67,7 +67,6 @@ pub(super) enum Failure {
 
 #[derive(Debug)]
 struct Open {
-    number: u64,
     pause: Pause,
     wait: Duration,
     next_probe: Instant,
@@ -101,11 +100,12 @@ impl Guard {
             changed.as_mut().enable();
             let next = {
                 let mut state = self.state();
+                let number = state.pauses;
                 let open = state.open.as_mut()?;
                 match (open.probing, Instant::now() >= open.next_probe) {
                     (false, true) => {
                         open.probing = true;
-                        return Some(Probe(open.number));
+                        return Some(Probe(number));
                     }
                     (false, false) => Some(open.next_probe),
                     (true, _) => None,
@@ -148,8 +148,9 @@ impl Guard {
     pub(super) fn fails(&self, key: &[u8], error: &str, started: Instant, probe: Option<Probe>) -> Failure {
         let now = Instant::now();
         let mut state = self.state();
+        let number = state.pauses;
         if let Some(open) = &mut state.open {
-            if probe != Some(Probe(open.number)) {
+            if probe != Some(Probe(number)) {
                 // It was under way when the group was paused.
                 return Failure::Held(open.pause.clone());
             }
@@ -177,8 +178,7 @@ impl Guard {
         let pause = Pause { since: SystemTime::now(), error: error.to_owned(), probes: 0 };
         let wait = PROBES.0;
         state.pauses += 1;
-        let number = state.pauses;
-        state.open = Some(Open { number, pause: pause.clone(), wait, next_probe: now + wait, probing: false });
+        state.open = Some(Open { pause: pause.clone(), wait, next_probe: now + wait, probing: false });
         drop(state);
         tracing::error!(group = %self.group, error, "all that it handles fails; it is paused, and tries again");
         self.gauge(1.0);
