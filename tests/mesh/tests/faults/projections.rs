@@ -65,7 +65,7 @@ async fn a_broken_read_model_is_built_from_the_log_while_the_mesh_works() -> any
     assert_eq!(client.list().await?.len(), EXECUTIONS / 2);
 
     let new = ["replay", "new", "--all", "--yes", "--reason", "half of it is lost"];
-    // Of each execution one event goes into the one, and most into the other.
+    // Most events of an execution go into the one, and one of each into the other.
     for (model, rate) in [("executions", "20"), ("results", "3")] {
         let slow = ["--detach", "--rate", rate, "--batch-size", "10"];
         said(&mesh, &[&new[..], &slow, &["--to-projection", model]].concat()).await?;

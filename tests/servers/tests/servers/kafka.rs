@@ -90,13 +90,13 @@ async fn a_node_that_was_killed_or_stopped_has_its_records_and_its_address_when_
 async fn three_nodes_lose_one_and_take_it_back() -> anyhow::Result<()> {
     let mut kafka = Kafka::start(&KafkaOptions::three())?;
     let (config, folders) = (client(&kafka), [1, 2, 3].map(|node| kafka.node_folder(node)));
-    eventually("three nodes", || metadata(&config, PATIENCE).unwrap().brokers().len() == 3)?;
+    ensure!(metadata(&config, PATIENCE)?.brokers().len() == 3);
     make_topic(&config, 3).await?;
     let in_sync = |kafka: &Kafka| {
         let found = metadata(&client(kafka), PATIENCE).unwrap();
         found.topics().iter().find(|topic| topic.name() == TOPIC).unwrap().partitions()[0].isr().len()
     };
-    eventually("three copies", || in_sync(&kafka) == 3)?;
+    assert_eq!(in_sync(&kafka), 3);
     send(&config, "of three").await?;
     // The one that leads, so that another one has to take over.
     let leader = metadata(&config, PATIENCE)?.topics()[0].partitions()[0].leader();

@@ -79,7 +79,7 @@ async fn partitions_move_after_what_is_in_hand_is_finished(protocol: GroupProtoc
 /// A member that has taken on all that it can still hears at once that partitions move, and leaves to the other what it
 /// has not begun.
 async fn a_member_without_room_hears_that_its_partitions_move(protocol: GroupProtocol) {
-    const SLOW: Duration = Duration::from_millis(400);
+    const SLOW: Duration = Duration::from_millis(300);
     let broker = Clean::broker().await;
     let mut bench = Bench::new(config(&broker, protocol));
     // More than a member takes on.
@@ -92,8 +92,8 @@ async fn a_member_without_room_hears_that_its_partitions_move(protocol: GroupPro
     let (two, second) = bench.member("two", taking(Duration::ZERO)).await;
     until("the second member works", async || !second.seen().is_empty()).await;
     let waited = joined.elapsed();
-    // At this pace the first would take 26 s for what it has taken on.
-    assert!(waited < Duration::from_secs(18), "{waited:?}");
+    // At this pace the first would take 20 s for what it has taken on.
+    assert!(waited < Duration::from_secs(12), "{waited:?}");
     one.stop().await;
     bench.until_done().await;
     two.stop().await;
