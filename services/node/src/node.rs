@@ -242,6 +242,11 @@ impl Node {
             let backend = Backend::open(config, &data).await?;
             // Before anything is appended.
             let (shared, name) = backend.join_others(config, roles).await?;
+            // From now on: a start may take longer than its lease.
+            let mut keeping = JoinSet::new();
+            if let (Some(shared), Some(name)) = (&shared, name) {
+                keeping.spawn(part("name", shared.keep_name(name, rest.clone())));
+            }
             let store = &backend.store;
             let bus = &backend.bus.bus;
             let consumer = &backend.consumer;
@@ -249,6 +254,7 @@ impl Node {
                 services::Parts { config, environment, data: &data, roles, store, bus, consumer, intake: &intake };
             let built = parts.build(builder).await?;
             let mut node = Self::new(config, built.server, intake, rest);
+            node.parts = keeping;
             (node.topics, node.runner, node.sandbox) = (backend.topics, built.runner, built.sandbox);
             let faults = config.faults.build();
             for group in built.groups {
@@ -287,8 +293,7 @@ impl Node {
                 node.parts.spawn(lasting("saga-timers", async move { saga.run_timers(stop).await }));
             }
             let stop = node.rest.clone();
-            if let (Some(shared), Some(name)) = (&shared, name) {
-                node.parts.spawn(part("name", shared.keep_name(name, stop.clone())));
+            if let Some(shared) = &shared {
                 if roles.has(Role::Relay) {
                     node.parts.spawn(part("relay", shared.publish_orphans(stop.clone())));
                 }

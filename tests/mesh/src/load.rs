@@ -42,7 +42,7 @@ const SCRIPTS: [(&str, i32); 5] = [
 const UNDER_WAY: usize = 10;
 
 /// How many executions of a bounded load may be accepted before somebody waits for [`Load::more`].
-const AHEAD: usize = CALLERS * UNDER_WAY;
+const AHEAD: usize = CALLERS * 3;
 
 /// A load that runs.
 #[derive(Debug)]

@@ -73,8 +73,12 @@ async fn unpublished(task: &Task<'_>, missing: &Stored) -> Result<HashSet<[u8; 1
         let page = task.store.unpublished(after, READ).await?;
         let Some(last) = page.last() else { return Ok(found) };
         after = last.stored.position;
+        let is_last = page.len() < READ;
         let ids = page.iter().filter_map(|one| one.stored.event.event_id.parse::<EventId>().ok());
         found.extend(ids.map(|id| *id.as_bytes()).filter(|id| missing.contains_key(id)));
+        if is_last {
+            return Ok(found);
+        }
     }
 }
 

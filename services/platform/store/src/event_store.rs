@@ -148,7 +148,7 @@ pub trait EventStore: Send + Sync + 'static {
     async fn scan_back(&self, filter: &Filter, before: Position, limit: usize) -> Result<Vec<Stored>, StoreError>;
 
     /// At most `limit` events after a position that are not yet marked as published, in the order in which they were
-    /// recorded.
+    /// recorded. Fewer than `limit`: there were no more.
     async fn unpublished(&self, after: Position, limit: usize) -> Result<Vec<Unpublished>, StoreError>;
 
     /// Marks events as published. One that is marked already, or was deleted, is left as it is.

@@ -67,6 +67,7 @@ impl Producer {
         while let Some(report) = call.reported.recv().await {
             call.note(report);
         }
+        call.hold_back_what_overtook();
         if call.results.iter().any(|result| !matches!(result, Some(Ok(_)))) {
             self.replace_if_broken(&client);
         }
@@ -150,6 +151,21 @@ impl Call<'_> {
         self.results[index] = Some(result);
     }
 
+    /// What came after a record of the same key that is to be published again is published again too: the order of a key's
+    /// last copies is right.
+    fn hold_back_what_overtook(&mut self) {
+        let mut again: HashSet<&Bytes> = HashSet::new();
+        for (record, result) in self.records.iter().zip(&mut self.results) {
+            match result {
+                Some(Ok(_)) if again.contains(&record.key) => {
+                    *result = Some(Err(BusError::Unavailable("an earlier record of the same key failed".to_owned())));
+                }
+                Some(Err(error)) if error.is_transient() => drop(again.insert(&record.key)),
+                _ => {}
+            }
+        }
+    }
+
     fn take_reports(&mut self) {
         loop {
             match self.reported.try_recv() {
@@ -212,10 +228,12 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let result = match delivery {
-            Ok(message) => Ok(Placement {
-                partition: message.partition(),
-                offset: u64::try_from(message.offset()).unwrap_or_default(),
-            }),
+            // librdkafka (2.12.1) takes a record for published when a later one of its partition is acknowledged. A leader that
+            // is new to the partition, and has nothing of this producer, acknowledges the later one though it never got the
+            // first. Only what a broker has placed is published.
+            Ok(message) => u64::try_from(message.offset())
+                .map(|offset| Placement { partition: message.partition(), offset })
+                .map_err(|_| BusError::Unavailable("no broker has said that it has the record".to_owned())),
             Err((error, _)) => Err(error::of_record(error, ticket.size, ticket.limit)),
         };
         // The caller may have gone away.

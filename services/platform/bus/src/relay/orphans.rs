@@ -61,6 +61,8 @@ impl Relay {
             let page = self.store.unpublished(after, BATCH).await?;
             let Some(last) = page.last() else { break };
             after = last.stored.position;
+            // What others append meanwhile is theirs to publish: to go on after it would have no end under load.
+            let is_last = page.len() < BATCH;
             let mut orphans: Vec<Stored> = Vec::new();
             for unpublished in page {
                 let publisher = unpublished.publisher;
@@ -74,6 +76,9 @@ impl Relay {
             }
             count += orphans.len();
             self.publish_all(orphans).await;
+            if is_last {
+                break;
+            }
         }
         if count > 0 {
             tracing::warn!(events = count, "published what processes left behind that are gone");

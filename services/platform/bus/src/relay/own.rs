@@ -140,6 +140,7 @@ impl Relay {
             let page = self.store.unpublished(after, BATCH).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.stored.position;
+            let is_last = page.len() < BATCH;
             let own: Vec<Stored> = page
                 .into_iter()
                 .filter(|unpublished| unpublished.publisher == publisher)
@@ -148,6 +149,9 @@ impl Relay {
                 .collect();
             outbox.found.extend(own.iter().map(|stored| stored.position));
             self.publish_all(own).await;
+            if is_last {
+                return Ok(());
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! From the store to the topics.
 
+mod orphans;
+
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use runmesh_bus::{

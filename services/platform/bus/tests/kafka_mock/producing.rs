@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Message as _,
     consumer::{BaseConsumer, Consumer as _},
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use runmesh_bus::{
-    Bus as _, BusError, KafkaBus,
+    Bus as _, BusError, KafkaBus, KafkaConfig,
     conformance::{TOPIC, TOPIC_2, record, within},
 };
 use runmesh_events::Catalog;
@@ -16,6 +16,23 @@ use runmesh_events::Catalog;
 use crate::cluster::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+fn reader(cluster: &Cluster) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", &cluster.config().brokers)
+        .set("group.id", "reader")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap()
+}
+
+/// The values of so many records of the topic.
+fn values(cluster: &Cluster, count: usize) -> Vec<Vec<u8>> {
+    let consumer = reader(cluster);
+    consumer.subscribe(&[&Catalog::get().topic(TOPIC).unwrap().name]).unwrap();
+    let read = |_| consumer.poll(PATIENCE).unwrap().unwrap().payload().unwrap().to_vec();
+    (0..count).map(read).collect()
+}
 
 /// What the broker refuses for the moment is sent again, in order and once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,6 +69,31 @@ async fn a_producer_that_can_not_go_on_is_replaced() {
     within("another producer publishes it", publish).await;
 }
 
+/// A record of which no broker said that it has it is not taken for published because a later one was acknowledged. The cluster
+/// has the second alone, as a leader has that is new to a partition: what it said of the first went with the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_acknowledgement_says_nothing_of_an_earlier_record() {
+    let cluster = Cluster::start();
+    let properties = [("batch.num.messages".to_owned(), "1".to_owned())].into();
+    let bus = KafkaBus::open(KafkaConfig { properties, ..cluster.config() }).unwrap();
+    bus.publish(vec![record(TOPIC, "a", 1)]).await.remove(0).unwrap();
+    cluster.tell(|cluster| {
+        cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT]);
+        // Long enough for all three to be on their way.
+        cluster.broker_round_trip_time(1, Duration::from_millis(500)).unwrap();
+    });
+    let results = bus.publish((2..=4).map(|sequence| record(TOPIC, "a", sequence)).collect()).await;
+    cluster.tell(|cluster| cluster.broker_round_trip_time(1, Duration::ZERO).unwrap());
+    for (sequence, result) in (2..).zip(results) {
+        let refused = result.unwrap_err();
+        assert!(refused.is_transient(), "{refused}");
+        bus.publish(vec![record(TOPIC, "a", sequence)]).await.remove(0).unwrap();
+    }
+    let found = values(&cluster, 6);
+    let expected = [1, 3, 4, 2, 3, 4].map(|sequence| record(TOPIC, "a", sequence).value);
+    assert!(found == expected, "{found:?}");
+}
+
 /// Records of a type that is mapped go to the other topic, and those of other types to their own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mapped_types_go_to_the_other_topic() {
@@ -63,12 +105,7 @@ async fn mapped_types_go_to_the_other_topic() {
     for (sequence, map) in [(1, &map), (2, &other), (3, &map)] {
         bus.publish_mapped(vec![record(TOPIC, "a", sequence)], map).await.remove(0).unwrap();
     }
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", &cluster.config().brokers)
-        .set("group.id", "reader")
-        .set("auto.offset.reset", "earliest")
-        .create()
-        .unwrap();
+    let consumer = reader(&cluster);
     let watermarks = |topic: &str, partition| consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap().1;
     assert_eq!(watermarks("copies", 0), 2);
     let topic = Catalog::get().topic(TOPIC).unwrap();
