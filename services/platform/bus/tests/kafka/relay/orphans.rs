@@ -9,8 +9,8 @@ use runmesh_bus::{
 };
 use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
 use runmesh_store::{
-    Ahead, Appended, Behind, EventStore, Expected, Filter, Leases, LiveEvents, Position, SqliteStore, StoreError, Stored,
-    Unpublished,
+    Ahead, Appended, Behind, EventStore, Expected, Filter, Leases, LiveEvents, Position, SqliteStore, StoreError,
+    Stored, Unpublished,
 };
 use tokio_util::sync::CancellationToken;
 
