@@ -98,7 +98,7 @@ impl Producer {
         let deadline = Instant::now() + self.patience;
         loop {
             if call.held_back.contains(&record.key) {
-                return Some(Err(BusError::Unavailable("an earlier record of the same key failed".to_owned())));
+                return Some(Err(held_back()));
             }
             let ticket = Box::new(Ticket { index, size, limit: self.limit, reports: reports.clone() });
             match client.send(to_send(topic, record, ticket)) {
@@ -157,9 +157,7 @@ impl Call<'_> {
         let mut again: HashSet<&Bytes> = HashSet::new();
         for (record, result) in self.records.iter().zip(&mut self.results) {
             match result {
-                Some(Ok(_)) if again.contains(&record.key) => {
-                    *result = Some(Err(BusError::Unavailable("an earlier record of the same key failed".to_owned())));
-                }
+                Some(Ok(_)) if again.contains(&record.key) => *result = Some(Err(held_back())),
                 Some(Err(error)) if error.is_transient() => drop(again.insert(&record.key)),
                 _ => {}
             }
@@ -174,6 +172,10 @@ impl Call<'_> {
             }
         }
     }
+}
+
+fn held_back() -> BusError {
+    BusError::Unavailable("an earlier record of the same key failed".to_owned())
 }
 
 fn connect(settings: &ClientConfig) -> Result<Client, BusError> {
