@@ -1,12 +1,12 @@
 //! Events of the store that were not on their topic at the cut: on their way, parked, expired, or lost.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, pin::pin};
 
 use futures::TryStreamExt as _;
 use runmesh_bus::{DeadLetter, RELAY};
 use runmesh_events::{Event, EventId, TopicSpec};
 use runmesh_proto::event_log::{Finding, FindingKind, TopicLedger};
-use runmesh_store::Position;
+use runmesh_store::unpublished_pages;
 use uuid::Uuid;
 
 use super::{Stored, has_expired};
@@ -68,18 +68,13 @@ pub(super) async fn check(
 
 /// Those that are not marked as published.
 async fn unpublished(task: &Task<'_>, missing: &Stored) -> Result<HashSet<[u8; 16]>, VerifyError> {
-    let (mut found, mut after) = (HashSet::new(), Position(0));
-    loop {
-        let page = task.store.unpublished(after, READ).await?;
-        let Some(last) = page.last() else { return Ok(found) };
-        after = last.stored.position;
-        let is_last = page.len() < READ;
+    let mut found = HashSet::new();
+    let mut pages = pin!(unpublished_pages(task.store, READ));
+    while let Some(page) = pages.try_next().await? {
         let ids = page.iter().filter_map(|one| one.stored.event.event_id.parse::<EventId>().ok());
         found.extend(ids.map(|id| *id.as_bytes()).filter(|id| missing.contains_key(id)));
-        if is_last {
-            return Ok(found);
-        }
     }
+    Ok(found)
 }
 
 /// Strikes off what was published after the cut.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
-use futures::future::join_all;
+use futures::{Stream, future::join_all, stream};
 use runmesh_events::{AggregateId, Event, EventId, EventType, NewEvent, Payload};
 
 use crate::{LiveEvents, RawWrite, Revision, StoreError};
@@ -196,4 +196,18 @@ pub async fn read_log(
             return Ok((events, head));
         }
     }
+}
+
+/// What is not yet marked as published, in pages of at most `limit` events. It ends with the first page that is not full: to go on
+/// after what others append meanwhile would have no end under load.
+pub fn unpublished_pages(
+    store: &dyn EventStore,
+    limit: usize,
+) -> impl Stream<Item = Result<Vec<Unpublished>, StoreError>> + Send {
+    stream::try_unfold(Some(Position(0)), move |after| async move {
+        let Some(after) = after else { return Ok(None) };
+        let page = store.unpublished(after, limit).await?;
+        let after = page.last().filter(|_| page.len() == limit).map(|last| last.stored.position);
+        Ok((!page.is_empty()).then_some((page, after)))
+    })
 }

@@ -37,7 +37,9 @@ pub use document::{
     Revision, Versioned, from_json, to_json,
 };
 pub use error::StoreError;
-pub use event_store::{Ahead, Appended, Behind, EventStore, Expected, Filter, Position, Stored, Unpublished, read_log};
+pub use event_store::{
+    Ahead, Appended, Behind, EventStore, Expected, Filter, Position, Stored, Unpublished, read_log, unpublished_pages,
+};
 pub use follow::follow;
 pub use lease::{Lease, Leases};
 pub use live::{Appends, LiveEvents, Subscription, TypeSet, TypeWake};

@@ -1,8 +1,9 @@
 //! What processes of a shared store left behind.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, pin::pin, time::Duration};
 
-use runmesh_store::{Lease, Leases, Position, StoreError, Stored};
+use futures::TryStreamExt as _;
+use runmesh_store::{Lease, Leases, StoreError, Stored, unpublished_pages};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -56,13 +57,9 @@ impl Relay {
         let mut gone: HashSet<String> =
             over.iter().filter_map(|lease| lease.name().strip_prefix(PUBLISHER)).map(str::to_owned).collect();
         let mut alive = HashSet::from([leases.holder().to_owned()]);
-        let (mut after, mut count) = (Position(0), 0);
-        loop {
-            let page = self.store.unpublished(after, BATCH).await?;
-            let Some(last) = page.last() else { break };
-            after = last.stored.position;
-            // What others append meanwhile is theirs to publish: to go on after it would have no end under load.
-            let is_last = page.len() < BATCH;
+        let mut count = 0;
+        let mut pages = pin!(unpublished_pages(self.store.as_ref(), BATCH));
+        while let Some(page) = pages.try_next().await? {
             let mut orphans: Vec<Stored> = Vec::new();
             for unpublished in page {
                 let publisher = unpublished.publisher;
@@ -76,9 +73,6 @@ impl Relay {
             }
             count += orphans.len();
             self.publish_all(orphans).await;
-            if is_last {
-                break;
-            }
         }
         if count > 0 {
             tracing::warn!(events = count, "published what processes left behind that are gone");

@@ -1,8 +1,12 @@
 //! What this process appends to a store that is shared.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    pin::pin,
+};
 
-use runmesh_store::{Appends, Leases, Position, StoreError, Stored};
+use futures::TryStreamExt as _;
+use runmesh_store::{Appends, Leases, Position, StoreError, Stored, unpublished_pages};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -135,12 +139,8 @@ impl Relay {
     }
 
     async fn publish_found(&self, publisher: &str, outbox: &mut Outbox) -> Result<(), StoreError> {
-        let mut after = Position(0);
-        loop {
-            let page = self.store.unpublished(after, BATCH).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.stored.position;
-            let is_last = page.len() < BATCH;
+        let mut pages = pin!(unpublished_pages(self.store.as_ref(), BATCH));
+        while let Some(page) = pages.try_next().await? {
             let own: Vec<Stored> = page
                 .into_iter()
                 .filter(|unpublished| unpublished.publisher == publisher)
@@ -149,10 +149,8 @@ impl Relay {
                 .collect();
             outbox.found.extend(own.iter().map(|stored| stored.position));
             self.publish_all(own).await;
-            if is_last {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     async fn publish_rest(&self, outbox: &mut Outbox) {
